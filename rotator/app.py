@@ -1,0 +1,152 @@
+"""The composition root: the only place where adapters are built and put together."""
+
+import random
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+from rotator import sinks
+from rotator.audit import AuditFile, AuditStream, Author
+from rotator.clock import SystemClock
+from rotator.config import Config, ProviderTable
+from rotator.credentials import Reference
+from rotator.engine.desk import Desk, Settings
+from rotator.errors import ConfigError
+from rotator.events import Event, EventName
+from rotator.journal.sealing import KeySource
+from rotator.journal.sqlite import Reader, SqliteJournal, open_journal
+from rotator.model import Policy
+from rotator.ports import Clock, Emit, Journal, Sink
+from rotator.providers.astro.http import Endpoint
+from rotator.providers.astro.provider import AstroProvider, AstroSettings
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """Everything a command needs.
+
+    Attributes:
+        desks: One a provider that has policies, in file order.
+        reader: The journal's reading half, also when the command may not write.
+    """
+
+    config: Config
+    desks: tuple[Desk, ...]
+    reader: Reader
+    emit: Emit
+    clock: Clock
+
+    def policies(self, name: str | None) -> Sequence[Policy]:
+        """Return the policies a command is about: one by name, or all.
+
+        Raises:
+            ConfigError: There is none of this name.
+        """
+        chosen = [policy for policy in self.config.policies if name in (None, policy.name)]
+        if not chosen:
+            known = ", ".join(policy.name for policy in self.config.policies)
+            raise ConfigError.of("--policy", f"no policy is called {name!r}; there are: {known}")
+        return chosen
+
+
+@contextmanager
+def opened(config: Config, actor: str, listeners: Sequence[Emit], *, writing: bool) -> Iterator[App]:
+    """Build everything for one command and close it afterwards.
+
+    Args:
+        config: Valid.
+        actor: What runs, for the audit: the command's name.
+        listeners: Told of every event.
+        writing: Whether the journal may be created and written; without it nothing on disk changes.
+
+    Raises:
+        ConfigError, Temporary: The journal, its key or a provider cannot be used.
+    """
+    emit, clock = _fan_out(listeners), SystemClock()
+    with ExitStack() as stack:
+        journal = _journal(config, actor, emit, clock) if writing else Reader(config.journal_path)
+        stack.callback(journal.close)
+        built = {name: sinks.load(s.kind).build(name, s.options, config.folder) for name, s in config.sinks.items()}
+        desks = []
+        for name, table in config.providers.items():
+            mine = tuple(policy for policy in config.policies if policy.provider == name)
+            if mine:
+                # planning and showing call only the reading half of the journal
+                desk = _desk(config, (name, table), mine, built, cast("Journal", journal), emit, clock)
+                stack.callback(desk.close)
+                stack.callback(cast("AstroProvider", desk.provider).close)
+                desks.append(desk)
+        yield App(config, tuple(desks), journal, emit, clock)
+
+
+def provider(config: Config, name: str, emit: Emit, clock: Clock) -> AstroProvider:
+    """Return the provider of a `[providers.X]` table; nothing is contacted yet."""
+    table = config.providers[name]
+    reference = Reference.parse(table.credential)
+    reference.read(config.state_dir)  # a reference that yields nothing is a config error, found before anything is done
+    settings = AstroSettings(
+        name,
+        table.organization_id,
+        table.api_version,
+        Endpoint(table.base_url.rstrip("/"), table.timeout, table.ca_bundle, table.proxy),
+        table.rate.model_dump(),
+    )
+    return AstroProvider(settings, lambda: reference.read(config.state_dir), clock, emit, random.Random())  # noqa: S311 - spreads retries
+
+
+def _desk(
+    config: Config,
+    named: tuple[str, ProviderTable],
+    policies: tuple[Policy, ...],
+    built: dict[str, Sink],
+    journal: Journal,
+    emit: Emit,
+    clock: Clock,
+) -> Desk:
+    engine = config.engine
+    return Desk(
+        provider(config, named[0], emit, clock),
+        policies,
+        built,
+        journal,
+        clock,
+        emit,
+        Settings(engine.workers, engine.max_clock_skew, engine.late_window),
+    )
+
+
+def _journal(config: Config, actor: str, emit: Emit, clock: Clock) -> SqliteJournal:
+    author = Author(actor, uuid.uuid4().hex[:12])
+    path = config.audit_path
+    try:
+        config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError.of("state_dir", f"cannot make {config.state_dir}: {error.strerror}") from None
+    trail = AuditStream(sys.stderr, author) if path is None else AuditFile(path, author)
+
+    def failed(message: str) -> None:
+        emit(Event(name=EventName.AUDIT_FAILED, at=clock.now(), message=message))
+
+    return open_journal(config.journal_path, key_source(config), trail, failed)
+
+
+def key_source(config: Config) -> KeySource:
+    """Return where the sealing keys come from, and where a new one may be made."""
+    reference = Reference.parse(config.journal.key)
+    file = reference.path(config.state_dir)
+    missing = file is not None and not file.exists()
+    return KeySource(str(reference), None if missing else reference.read(config.state_dir), file)
+
+
+def _fan_out(listeners: Sequence[Emit]) -> Callable[[Event], None]:
+    def emit(event: Event) -> None:
+        for listener in listeners:
+            try:
+                listener(event)
+            except Exception as error:  # noqa: BLE001 - boundary "listener": nothing flows back into the engine
+                sys.stderr.write(f"rotator: a listener failed ({type(error).__name__})\n")
+
+    return emit

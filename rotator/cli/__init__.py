@@ -1,0 +1,1 @@
+"""The command line: each command builds one value and calls one function."""

@@ -1,0 +1,137 @@
+"""`rotator`: the commands, what they share, and how an error becomes a sentence and an exit code."""
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from rotator import __version__
+from rotator.errors import ConfigError, CredentialRejected, Permanent, PlanRefused, RotatorError
+from rotator.text import visible
+
+OK, FAILED, USAGE, REFUSED, DUE, ATTENTION, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+
+# Each command lives in a module that is imported only when the command runs.
+_COMMANDS = {
+    "demo": "rotator.cli.demo:demo",
+    "sandbox": "rotator.cli.demo:sandbox",
+    "check": "rotator.cli.check:check",
+    "plan": "rotator.cli.sweeping:plan",
+    "sweep": "rotator.cli.sweeping:sweep",
+    "settle": "rotator.cli.sweeping:settle",
+    "release": "rotator.cli.sweeping:release",
+    "status": "rotator.cli.showing:status",
+    "history": "rotator.cli.showing:history",
+    "audit": "rotator.cli.showing:audit",
+    "schema": "rotator.cli.check:schema",
+}
+_HELP = {
+    "demo": "See rotator work: a sandbox, a sweep, and where the secrets went.",
+    "sandbox": "Run a local Astro API to try policies against.",
+    "check": "Report every problem of a config file at once.",
+    "plan": "Show what a sweep would do and why; changes nothing.",
+    "sweep": "Recover, plan, rotate, deliver, verify, settle: one pass.",
+    "settle": "Finish what is unsettled now.",
+    "release": "Lift a quarantine, or accept a new place.",
+    "status": "Show every token: age, expiry, when it is next due and why.",
+    "history": "Show what happened to a token.",
+    "audit": "Prove the audit trail.",
+    "schema": "Print the JSON Schema of the config.",
+}
+
+
+class _Commands(click.Group):
+    """A group that imports a command only when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_HELP.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="rotator", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, help="Show tracebacks (never with local variables).")
+def cli(debug: bool) -> None:
+    """Rotate Astronomer API tokens on schedule, and never lose one.
+
+    Exit codes: 0 all well, 1 something failed or is unsettled (run again), 2 usage or config error, 3 the brake refused,
+    4 `plan --check`: changes are due, 5 the credential is dead or a token was quarantined, 130 interrupted.
+    """
+
+
+def config_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Add `--config`."""
+    return click.option(
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path),
+        default=lambda: Path(os.environ.get("ROTATOR_CONFIG") or "rotator.toml"),
+        show_default="$ROTATOR_CONFIG, then ./rotator.toml",
+        help="The config file.",
+    )(command)
+
+
+def run() -> None:
+    """Run the command line and leave with its exit code."""
+    # A polite stop is the same as Ctrl-C: what has begun is finished or journalled.
+    signal.signal(signal.SIGTERM, _interrupt)
+    debug = "--debug" in sys.argv
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = USAGE
+    except (KeyboardInterrupt, click.Abort):
+        code = INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = OK
+    except RotatorError as error:
+        if debug:
+            traceback.print_exc()
+        tell(error)
+        code = exit_code_of(error)
+    except Exception as error:  # noqa: BLE001 - boundary "request": no traceback meets a user without --debug
+        if debug:
+            traceback.print_exc()
+        click.echo(f"rotator: unexpected {type(error).__name__}; run again with --debug and report it", err=True)
+        code = FAILED
+    sys.exit(code if isinstance(code, int) else OK)
+
+
+def tell(error: RotatorError) -> None:
+    """Print an error for people: one sentence, or one line a problem."""
+    if isinstance(error, ConfigError):
+        for problem in error.problems:
+            click.echo(f"rotator: {visible(str(problem), 1000)}", err=True)
+    else:
+        click.echo(f"rotator: {visible(error.message, 1000)}", err=True)
+
+
+def exit_code_of(error: RotatorError) -> int:
+    """Return the exit code that an error ends a command with."""
+    if isinstance(error, PlanRefused):
+        return REFUSED
+    if isinstance(error, CredentialRejected):
+        return ATTENTION
+    return USAGE if isinstance(error, ConfigError | Permanent) else FAILED
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

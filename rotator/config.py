@@ -1,0 +1,425 @@
+"""The TOML file as typed values: every problem at once, each with its place, what was found and the fix.
+
+Nothing here contacts anything or reads a secret. Durations, globs, templates, references and the options of each sink
+type are checked at load, so that a sweep never meets a malformed setting.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from rotator import sinks
+from rotator.credentials import Reference
+from rotator.errors import ConfigError, Problem
+from rotator.model import Brake, Delivery, Policy, Scope, Select, Share, When
+from rotator.timing import parse_duration, parse_percent
+
+_EVERY_NAME = ("*",)
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str):
+        return parse_duration(value)
+    if isinstance(value, timedelta):
+        return value
+    raise ValueError('must be a duration such as "90d", "36h" or "15m"')
+
+
+def _positive(value: object) -> object:
+    duration = _duration(value)
+    if isinstance(duration, timedelta) and duration <= timedelta():
+        raise ValueError("must be longer than zero")
+    return duration
+
+
+def _percent(value: object) -> object:
+    if isinstance(value, str):
+        return parse_percent(value if value.strip() != "0" else "0%")
+    raise ValueError('must be a percentage such as "5%", or "0" for none')
+
+
+def _ahead(value: object) -> object:
+    if isinstance(value, str) and value.strip().endswith("%"):
+        share = parse_percent(value)
+        if not 0 < share < 1:
+            raise ValueError("must lie between 0% and 100%")
+        return Share(share)
+    return _positive(value)
+
+
+def _reference(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError("must be a secret reference, env:NAME or file:/path")
+    Reference.parse(value)
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_positive, json_schema_input_type=str)]
+Ahead = Annotated[timedelta | Share, BeforeValidator(_ahead, json_schema_input_type=str)]
+Percent = Annotated[float, BeforeValidator(_percent, json_schema_input_type=str)]
+SecretReference = Annotated[str, BeforeValidator(_reference, json_schema_input_type=str)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, defer_build=True)
+
+
+class EngineTable(_Table):
+    """`[engine]`."""
+
+    workers: Annotated[int, Field(ge=1, le=128)] = 16
+    max_clock_skew: Duration = timedelta(minutes=5)
+    late_window: Duration = timedelta(minutes=2)
+
+
+class RateTable(_Table):
+    """Requests per second; the API's documented limits are the default, 0 lifts a limit."""
+
+    get: Annotated[float, Field(ge=0)] = 25
+    post: Annotated[float, Field(ge=0)] = 10
+    delete: Annotated[float, Field(ge=0)] = 5
+
+
+class ProviderTable(_Table):
+    """`[providers.X]`."""
+
+    type: Literal["astro"]
+    organization_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    credential: SecretReference
+    api_version: Literal["v1", "v1beta1", "v1alpha1"] = "v1"
+    base_url: str = "https://api.astronomer.io"
+    rate: RateTable = RateTable()
+    timeout: Duration = timedelta(seconds=30)
+    ca_bundle: str = ""
+    proxy: str = ""
+
+
+class JournalTable(_Table):
+    """`[journal]`."""
+
+    url: Annotated[str, Field(pattern=r"^sqlite:///.+", description="sqlite:///relative or sqlite:////absolute")] = (
+        "sqlite:///rotator.db"
+    )
+    key: SecretReference = "file:rotator.key"
+
+
+class AuditTable(_Table):
+    """`[audit]`."""
+
+    path: Annotated[str, Field(min_length=1)] = "audit.jsonl"
+
+
+class SinkTable(BaseModel):
+    """`[sinks.X]`: `type`, and the type's own keys."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+
+
+class SelectTable(_Table):
+    """`[policies.X.select]`: default deny."""
+
+    scopes: Annotated[list[Scope], Field(min_length=1)]
+    workspaces: list[str] = []
+    deployments: list[str] = []
+    ids: list[str] = []
+    roles: list[str] = []
+    names: Annotated[list[str], Field(min_length=1)] = list(_EVERY_NAME)
+    exclude_names: list[str] = []
+
+
+class WhenTable(_Table):
+    """`[policies.X.when]`."""
+
+    max_age: Duration | None = None
+    before_expiry: Ahead | None = None
+    min_interval: Duration = timedelta(hours=24)
+    emergency: Duration = timedelta(hours=48)
+
+
+class DeliverTable(BaseModel):
+    """`[[policies.X.deliver]]`: `sink`, `required`, and the sink type's own keys."""
+
+    model_config = ConfigDict(extra="allow")
+
+    sink: str
+    required: bool = True
+
+
+class PolicyTable(_Table):
+    """`[policies.X]`."""
+
+    provider: str = ""
+    strategy: Literal["in_place"] = "in_place"
+    jitter: Percent = 0.05
+    max_rotations: Annotated[int, Field(ge=1)] = 50
+    max_percent: Annotated[float, Field(gt=0, le=100)] | None = None
+    paused_until: datetime | None = None
+    pause_reason: str = ""
+    select: SelectTable
+    when: WhenTable
+    deliver: Annotated[list[DeliverTable], Field(min_length=1)]
+
+
+class File(_Table):
+    """The whole file."""
+
+    state_dir: str = ""
+    engine: EngineTable = EngineTable()
+    providers: Annotated[dict[str, ProviderTable], Field(min_length=1)]
+    journal: JournalTable = JournalTable()
+    audit: AuditTable = AuditTable()
+    sinks: Annotated[dict[str, SinkTable], Field(min_length=1)]
+    policies: Annotated[dict[str, PolicyTable], Field(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class SinkConfig:
+    """One sink: its type and validated options."""
+
+    kind: str
+    options: BaseModel
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A valid configuration.
+
+    Attributes:
+        folder: Of the file; sinks count relative paths from it.
+        state_dir: Journal, key, audit and file references count from it.
+    """
+
+    folder: Path
+    state_dir: Path
+    engine: EngineTable
+    providers: Mapping[str, ProviderTable]
+    journal: JournalTable
+    audit: AuditTable
+    sinks: Mapping[str, SinkConfig]
+    policies: tuple[Policy, ...]
+
+    @property
+    def journal_path(self) -> Path:
+        """The journal's file."""
+        return self.state_dir / self.journal.url.removeprefix("sqlite:///")
+
+    @property
+    def audit_path(self) -> Path | None:
+        """The audit file; None for a stream."""
+        return None if self.audit.path == "-" else self.state_dir / self.audit.path
+
+
+def load(path: Path) -> Config:
+    """Return the configuration in a file.
+
+    Raises:
+        ConfigError: With every problem that was found.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError.of("", f"cannot read the config {path}: {error.strerror}; give --config FILE") from None
+    except UnicodeDecodeError:
+        raise ConfigError.of("", f"{path} is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError.of("", f"{path} is not TOML: {error}") from None
+    return parse(raw, path.resolve().parent)
+
+
+def parse(raw: dict[str, object], folder: Path) -> Config:
+    """Return the configuration that parsed TOML says; raises ConfigError with every problem."""
+    try:
+        file = File.model_validate(raw)
+    except ValidationError as error:
+        problems = _problems(error, File, ())
+        # The parts that pydantic leaves to us are checked too: all problems at once.
+        problems += _loose_problems(raw)
+        raise ConfigError(problems) from None
+    problems = []
+    sink_configs = _sinks(file, problems)
+    policies = tuple(_policies(file, sink_configs, problems))
+    problems += _cross_problems(file)
+    if problems:
+        raise ConfigError(problems)
+    state = folder / Path(file.state_dir or os.environ.get("STATE_DIRECTORY", "") or ".").expanduser()
+    return Config(folder, state, file.engine, file.providers, file.journal, file.audit, sink_configs, policies)
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of the file, with the options of every sink type."""
+    whole = File.model_json_schema()
+    for name, attribute in (("SinkTable", "Options"), ("DeliverTable", "DeliveryOptions")):
+        table = whole["$defs"][name]
+        branches = []
+        for kind in sinks.types():
+            options = getattr(sinks.load(kind), attribute).model_json_schema()
+            pinned = {"type": {"const": kind}} if name == "SinkTable" else {}
+            branches.append({"properties": {**options.get("properties", {}), **pinned}})
+        table["anyOf"] = branches
+    whole["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return whole
+
+
+def _sinks(file: File, problems: list[Problem]) -> dict[str, SinkConfig]:
+    found = {}
+    for name, table in file.sinks.items():
+        try:
+            model = sinks.load(table.type).Options
+            found[name] = SinkConfig(table.type, model.model_validate(table.model_extra or {}))
+        except ValidationError as error:
+            problems += _problems(error, model, ("sinks", name))
+        except ValueError as error:
+            problems.append(Problem(f"sinks.{name}.type", str(error)))
+    return found
+
+
+def _policies(file: File, known: Mapping[str, SinkConfig], problems: list[Problem]) -> Iterable[Policy]:
+    for name, table in file.policies.items():
+        provider = table.provider or (next(iter(file.providers)) if len(file.providers) == 1 else "")
+        if provider not in file.providers:
+            problems.append(_unknown(f"policies.{name}.provider", provider, file.providers, "provider"))
+        if table.when.max_age is None and table.when.before_expiry is None:
+            problems.append(Problem(f"policies.{name}.when", "no condition; set max_age, before_expiry or both"))
+        if table.paused_until is not None and table.paused_until.tzinfo is None:
+            problems.append(Problem(f"policies.{name}.paused_until", "has no time zone; end it in Z"))
+        deliveries = tuple(_deliveries(name, table, file, known, problems))
+        yield _policy(name, provider, table, deliveries)
+
+
+def _deliveries(
+    policy: str, table: PolicyTable, file: File, known: Mapping[str, SinkConfig], problems: list[Problem]
+) -> Iterable[Delivery]:
+    for number, block in enumerate(table.deliver):
+        path = ("policies", policy, "deliver", str(number))
+        if block.sink not in file.sinks:
+            problems.append(_unknown(".".join((*path, "sink")), block.sink, file.sinks, "sink"))
+        elif block.sink in known:
+            model = sinks.load(known[block.sink].kind).DeliveryOptions
+            try:
+                yield Delivery(block.sink, sinks.checked(model, block.model_extra or {}), block.required)
+            except ValidationError as error:
+                problems += _problems(error, model, path)
+    if not any(block.required for block in table.deliver):
+        problems.append(Problem(f"policies.{policy}.deliver", "no delivery is required; a secret could end up nowhere"))
+
+
+def _policy(name: str, provider: str, table: PolicyTable, deliveries: tuple[Delivery, ...]) -> Policy:
+    chosen = table.select
+    return Policy(
+        name=name,
+        provider=provider,
+        select=Select(
+            scopes=frozenset(chosen.scopes),
+            workspaces=frozenset(chosen.workspaces),
+            deployments=frozenset(chosen.deployments),
+            ids=frozenset(chosen.ids),
+            roles=frozenset(chosen.roles),
+            names=tuple(chosen.names),
+            exclude_names=tuple(chosen.exclude_names),
+        ),
+        when=When(table.when.max_age, table.when.before_expiry, table.when.min_interval, table.when.emergency),
+        deliveries=deliveries,
+        strategy=table.strategy,
+        jitter=table.jitter,
+        brake=Brake(table.max_rotations, table.max_percent),
+        paused_until=table.paused_until.astimezone(UTC) if table.paused_until else None,
+        pause_reason=table.pause_reason,
+    )
+
+
+def _cross_problems(file: File) -> Iterable[Problem]:
+    for name, table in file.policies.items():
+        provider = file.providers.get(table.provider or next(iter(file.providers)))
+        if provider is None or provider.api_version != "v1alpha1":
+            continue
+        for scope, homes in ((Scope.WORKSPACE, table.select.workspaces), (Scope.DEPLOYMENT, table.select.deployments)):
+            if scope in table.select.scopes and not homes:
+                yield Problem(
+                    f"policies.{name}.select.{scope}s", f"v1alpha1 lists {scope} tokens by {scope}: name them here"
+                )
+
+
+def _loose_problems(raw: Mapping[str, object]) -> list[Problem]:
+    """Check sink and delivery options also where the rest of the file is wrong."""
+    problems: list[Problem] = []
+    kinds: dict[str, str] = {}
+    for name, table in _tables(raw.get("sinks")):
+        kind = table.get("type")
+        if isinstance(kind, str) and kind in sinks.types():
+            kinds[name] = kind
+            options = {key: value for key, value in table.items() if key != "type"}
+            problems += _invalid(sinks.load(kind).Options, options, ("sinks", name))
+    for name, policy in _tables(raw.get("policies")):
+        blocks = policy.get("deliver")
+        for number, block in enumerate(blocks if isinstance(blocks, list) else ()):
+            sink = block.get("sink") if isinstance(block, dict) else None
+            if isinstance(sink, str) and sink in kinds:
+                options = {key: value for key, value in block.items() if key not in ("sink", "required")}
+                where = ("policies", name, "deliver", str(number))
+                problems += _invalid(sinks.load(kinds[sink]).DeliveryOptions, options, where)
+    return problems
+
+
+def _tables(value: object) -> Iterable[tuple[str, dict[str, Any]]]:
+    return [(k, v) for k, v in value.items() if isinstance(v, dict)] if isinstance(value, dict) else []
+
+
+def _invalid(model: type[BaseModel], options: Mapping[str, object], where: tuple[str, ...]) -> list[Problem]:
+    try:
+        model.model_validate(options)
+    except ValidationError as error:
+        return _problems(error, model, where)
+    return []
+
+
+def _problems(error: ValidationError, model: type[BaseModel], where: tuple[str, ...]) -> list[Problem]:
+    return [_problem(row, model, where) for row in error.errors(include_url=False, include_input=True)]
+
+
+def _problem(row: Any, model: type[BaseModel], where: tuple[str, ...]) -> Problem:
+    location = [str(part) for part in row["loc"] if part not in ("timedelta", "function-before")]
+    path = ".".join((*where, *location))
+    if row["type"] == "extra_forbidden":
+        allowed = _keys_at(model, row["loc"][:-1])
+        near = difflib.get_close_matches(location[-1], allowed, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"allowed here: {', '.join(sorted(allowed))}"
+        return Problem(path, f"unknown key; {hint}")
+    if row["type"] == "missing":
+        return Problem(path, "is missing")
+    said = row["msg"].removeprefix("Value error, ")
+    found = row["input"]
+    # Never repeat what stands where a reference belongs: it may be the secret itself.
+    secret = location and location[-1] in ("credential", "key")
+    shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) and not secret else ""
+    return Problem(path, f"{said}{'' if repr(found) in said else shown}")
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that are allowed at a place of the file."""
+    found: type[BaseModel] | None = model
+    for part in location:
+        field = found.model_fields.get(str(part)) if found else None
+        found = _model_in(field.annotation) if field else found
+    return list(found.model_fields) if found else []
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = [_model_in(part) for part in getattr(annotation, "__args__", ())]
+    return next((found for found in inner if found), None)
+
+
+def _unknown(path: str, found: str, known: Iterable[str], what: str) -> Problem:
+    near = difflib.get_close_matches(found, list(known), 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+    return Problem(path, f"no {what} is called {found!r}; {hint}" if found else f"name one of: {', '.join(known)}")

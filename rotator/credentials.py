@@ -1,0 +1,129 @@
+"""Secret references: they say where a credential or a key is, instead of what it is.
+
+Config parses them; providers, sinks and the journal's seal read them, at every use and never from a cache, so that a
+mounted secret that changes is followed. Nothing here repeats a value, nor a text that might be one.
+"""
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rotator.errors import ConfigError
+from rotator.secret import Secret
+from rotator.text import visible
+
+FORMS = "env:NAME or file:/path"
+_LATER = ("vault", "aws")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LOOKS_SECRET = re.compile(r"\s*(Bearer\s+)?eyJ", re.IGNORECASE)
+_LONGEST = 65536  # bytes; a file beyond it was named by mistake
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Where a secret is: `env:NAME` or `file:/path`.
+
+    Attributes:
+        kind: `env` or `file`.
+        place: The name of the variable, or the path.
+    """
+
+    kind: str
+    place: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Reference":
+        """Return the reference that the text says.
+
+        Raises:
+            ValueError: It is none; the message says what to write and never repeats the text.
+        """
+        kind, colon, place = text.strip().partition(":")
+        if _LOOKS_SECRET.match(kind) or _LOOKS_SECRET.match(place):
+            raise ValueError(f"looks like a secret itself; put it into a variable or a file and write {FORMS}")
+        if colon and kind in _LATER:
+            raise ValueError(f"{kind}: references are not supported yet; write {FORMS}")
+        if not colon or kind not in _READERS:
+            raise ValueError(f"is not a secret reference; write {FORMS}")
+        if kind == "env" and not _ENV_NAME.fullmatch(place):
+            raise ValueError("env: takes the name of a variable (letters, digits, _), such as env:ASTRO_API_TOKEN")
+        if kind == "file" and (not place.strip() or visible(place, len(place)) != place):
+            raise ValueError("file: takes a path, such as file:/run/secrets/astro")
+        return cls(kind, place)
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.place}"
+
+    def path(self, base: Path) -> Path | None:
+        """Return the file it reads, None where there is none.
+
+        Args:
+            base: The folder that a relative path counts from.
+        """
+        return base / os.path.expanduser(self.place) if self.kind == "file" else None
+
+    def read(self, base: Path) -> Secret:
+        """Return the value as it is now, without the white space around it.
+
+        Args:
+            base: The folder that a relative path counts from.
+
+        Raises:
+            ConfigError: There is no value, or it cannot be read.
+        """
+        value = _text(_READERS[self.kind](self, base))
+        if value is None:
+            raise _unusable(self, f"holds no text of at most {_LONGEST} bytes; does it name the right thing?")
+        if not value:
+            raise _unusable(self, "is empty; put the secret there")
+        return value
+
+
+def _from_environment(reference: Reference, _base: Path) -> bytes:
+    name = os.fsencode(reference.place)
+    if name not in os.environb:
+        raise _unusable(reference, "is not set; export the variable to the process that runs rotator")
+    return os.environb[name]
+
+
+def _from_file(reference: Reference, base: Path) -> bytes:
+    path = base / os.path.expanduser(reference.place)
+    try:
+        return _content(path)
+    except OSError as error:
+        code = error.errno or 0
+    fix = _FIXES.get(code, f"cannot be read ({errno.errorcode.get(code, code)}): {{path}}")
+    raise _unusable(reference, fix.format(path=visible(str(path), 4096)))
+
+
+def _content(path: Path) -> bytes:
+    """Return the file's bytes, a few more than allowed at most; never waits for a pipe to be filled."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EISDIR, "not a file")
+        return file.read(_LONGEST + 1)
+
+
+def _text(content: bytes) -> Secret | None:
+    try:
+        return Secret(content.decode().strip()) if len(content) <= _LONGEST else None
+    except UnicodeDecodeError:
+        return None
+
+
+def _unusable(reference: Reference, what: str) -> ConfigError:
+    return ConfigError.of("", f"the secret reference {reference} {what}")
+
+
+_FIXES = {
+    errno.ENOENT: "names a file that does not exist; create {path}, readable by the user that runs rotator",
+    errno.EACCES: "names a file that may not be read; allow it to the user that runs rotator: {path}",
+    errno.EPERM: "names a file that may not be read; allow it to the user that runs rotator: {path}",
+    errno.ENOTDIR: "names a path through something that is no folder: {path}",
+    errno.EISDIR: "names a folder, pipe or device, not a file: {path}",
+}
+_READERS: dict[str, Callable[[Reference, Path], bytes]] = {"env": _from_environment, "file": _from_file}

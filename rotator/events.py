@@ -1,0 +1,76 @@
+"""What happened, as one frozen record: the engine emits it; log, audit, metrics and progress listen.
+
+Nothing flows back from a listener, except that an audit line which cannot be written stops the irreversible step
+before it happens; that one listener therefore sits inside the journal's commit and not here.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from rotator.model import Outcome, Reason, Step
+
+
+class EventName(StrEnum):
+    """Past tense. The names are public: audit lines and metrics carry them."""
+
+    CONFIG_LOADED = "config_loaded"
+    SWEEP_STARTED = "sweep_started"
+    SWEEP_FINISHED = "sweep_finished"
+    PLAN_REFUSED = "plan_refused"
+    PLAN_ACCEPTED = "plan_accepted"
+    PREFLIGHT_FAILED = "preflight_failed"
+    ROTATION_SKIPPED = "rotation_skipped"
+    ROTATION_INTENDED = "rotation_intended"
+    ROTATION_REFUSED = "rotation_refused"
+    ROTATION_IN_DOUBT = "rotation_in_doubt"
+    ROTATION_LOST = "rotation_lost"
+    ROTATION_WITHOUT_EFFECT = "rotation_without_effect"
+    TOKEN_ROTATED = "token_rotated"
+    SECRET_DELIVERED = "secret_delivered"
+    DELIVERY_FAILED = "delivery_failed"
+    SECRET_VERIFIED = "secret_verified"
+    VERIFICATION_FAILED = "verification_failed"
+    ROTATION_UNSETTLED = "rotation_unsettled"
+    ROTATION_SETTLED = "rotation_settled"
+    ROTATION_SUPERSEDED = "rotation_superseded"
+    TOKEN_QUARANTINED = "token_quarantined"
+    TOKEN_RELEASED = "token_released"
+    TOKEN_GONE = "token_gone"
+    TOKEN_CREATED = "token_created"
+    TOKEN_UPDATED = "token_updated"
+    TOKEN_DELETED = "token_deleted"
+    TOKEN_ROTATED_BY_HAND = "token_rotated_by_hand"
+    EXPIRY_UNMOVED = "expiry_unmoved"
+    AUDIT_FAILED = "audit_failed"
+    JOURNAL_FAILED = "journal_failed"
+    REQUEST_FINISHED = "request_finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One fact.
+
+    Attributes:
+        at: UTC.
+        message: A sentence in our own words; untrusted text in it was escaped by whoever built it.
+        duration_s: Of the step that ended with this event, in seconds.
+    """
+
+    name: EventName
+    at: datetime
+    provider: str = ""
+    policy: str = ""
+    token_id: str = ""
+    token_name: str = ""
+    token_scope: str = ""
+    rotation_id: str = ""
+    sink: str = ""
+    location: str = ""
+    version: str = ""
+    outcome: Outcome | None = None
+    reason: Reason | None = None
+    step: Step | None = None
+    error: str = ""
+    message: str = ""
+    duration_s: float | None = None

@@ -1,0 +1,361 @@
+"""The journal on SQLite: WAL, one writing thread with group commit, readers that only read.
+
+Automatic checkpoints are off: they happen in `erase`, under the inter-process lock (see `writer`). A rotation is held
+by `owner` = instance and a number; a dead instance holds nothing, so a kill -9 frees everything at once, and every
+write of a rotation is fenced by its owner.
+"""
+
+import contextlib
+import itertools
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rotator.audit import Head
+from rotator.errors import ConfigError, Permanent, Temporary
+from rotator.events import Event
+from rotator.journal.lock import FileLock, Instances, refuse_network_file_system
+from rotator.journal.rows import decode, encode, translated
+from rotator.journal.schema import migrate
+from rotator.journal.sealing import Fingerprints, Keyring, KeySource, key_id_of, sync_folder
+from rotator.journal.writer import Job, Trail, Writer
+from rotator.model import Lineage, Rotation
+from rotator.ports import Write
+from rotator.secret import Secret
+
+MINIMUM_FREE_BYTES = 4 * 1024 * 1024
+_FINGERPRINT = ("journal", "fingerprint key")  # the associated data of the sealed fingerprint key
+_CHUNK = 500
+
+
+class Reader:
+    """Reads a journal: never writes, never locks out a writer, needs no key.
+
+    Args:
+        path: A journal; one that does not exist yet is read as an empty one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+
+    def lineages(self, provider: str, token_ids: Sequence[str]) -> Mapping[str, Lineage]:
+        """See `ports.Journal`."""
+        found: dict[str, Lineage] = {}
+        for start in range(0, len(token_ids), _CHUNK):
+            chunk = token_ids[start : start + _CHUNK]
+            marks = ",".join("?" * len(chunk))
+            sql = f"SELECT body FROM lineages WHERE provider = ? AND token_id IN ({marks})"  # noqa: S608 - only marks
+            for (body,) in self._rows(sql, (provider, *chunk)):
+                lineage = decode(body, Lineage)
+                found[lineage.token_id] = lineage
+        return found
+
+    def open_rotations(self, provider: str) -> Sequence[Rotation]:
+        """See `ports.Journal`."""
+        sql = "SELECT body FROM rotations WHERE provider = ? AND closed_at IS NULL ORDER BY opened_at, rotation_id"
+        return [decode(body, Rotation) for (body,) in self._rows(sql, (provider,))]
+
+    def place_owners(self, places: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], tuple[str, str]]:
+        """See `ports.Journal`."""
+        sql = "SELECT provider, lineage FROM places WHERE sink = ? AND location = ?"
+        return {place: rows[0] for place in places if (rows := self._rows(sql, place))}
+
+    def history(self, token_id: str | None = None) -> Iterator[Event]:
+        """Yield what happened, oldest first, to one token or to all."""
+        sql = "SELECT body FROM history WHERE (?1 IS NULL OR token_id = ?1) AND seq > ?2 ORDER BY seq LIMIT 1000"
+        paged = sql.replace("body", "seq, body", 1)
+        after = 0
+        while rows := self._rows(paged, (token_id, after)):
+            yield from (decode(body, Event) for _, body in rows)
+            after = rows[-1][0]
+
+    def find_lineages(self, provider: str, word: str) -> list[Lineage]:
+        """Return the lineages whose token id, root id or name is `word`."""
+        sql = "SELECT body FROM lineages WHERE provider = ? ORDER BY lineage"
+        every = (decode(body, Lineage) for (body,) in self._rows(sql, (provider,)))
+        return [lineage for lineage in every if word in (lineage.id, lineage.token_id, lineage.name)]
+
+    def audit_head(self) -> Head | None:
+        """Return the last audit line that was announced; None if there is none."""
+        rows = self._rows("SELECT value FROM meta WHERE key = 'audit_head'", ())
+        return decode(rows[0][0], Head) if rows else None
+
+    def close(self) -> None:
+        """Close what was opened, in whichever thread."""
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
+
+    def _rows(self, sql: str, arguments: Sequence[object]) -> list[Any]:
+        if not self._path.exists():
+            return []
+        try:
+            return self._connection().execute(sql, tuple(arguments)).fetchall()
+        except sqlite3.Error as error:
+            raise translated(error) from None
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = _connect(self._path, "ro")
+            self._local.connection = connection
+            self._connections.append(connection)
+        return connection
+
+
+class SqliteJournal(Reader):
+    """See `ports.Journal`. Build it with `open_journal`."""
+
+    def __init__(self, path: Path, keys: KeySource, trail: Trail, on_audit_failure: Callable[[str], None]) -> None:
+        super().__init__(path)
+        brand_new = not path.exists()
+        self._keyring = Keyring(_key_text(keys, path, brand_new), keys.reference)
+        self._lock = FileLock(path.with_name(path.name + ".lock"))
+        if brand_new:
+            _create(path)
+        self._writing = _connect(path, "rw")
+        with self._lock.held():
+            migrate(self._writing, str(path))
+            self._fingerprints = Fingerprints(self._fingerprint_key(path))
+        self._instances = Instances(path.with_name(path.name + ".instances"))
+        self._numbers = itertools.count(1)
+        self._held: dict[str, str] = {}
+        self._writer = Writer(self._writing, self._lock, trail, on_audit_failure)
+
+    def open(self, rotation: Rotation, lineage: Lineage, events: tuple[Event, ...]) -> bool:
+        """See `ports.Journal`."""
+        owner = self._owner()
+
+        def change(connection: sqlite3.Connection) -> bool:
+            row = connection.execute(
+                "SELECT version FROM lineages WHERE provider = ? AND lineage = ?", (lineage.provider, lineage.id)
+            ).fetchone()
+            open_one = connection.execute(
+                "SELECT 1 FROM rotations WHERE provider = ? AND lineage = ? AND closed_at IS NULL",
+                (rotation.provider, rotation.lineage),
+            ).fetchone()
+            if open_one or (row[0] if row else 0) != lineage.version:
+                return False
+            connection.execute(
+                "INSERT INTO rotations (rotation_id, provider, lineage, owner, opened_at, body)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    rotation.id,
+                    rotation.provider,
+                    rotation.lineage,
+                    owner,
+                    rotation.opened_at.isoformat(),
+                    encode(rotation),
+                ),
+            )
+            _put_lineage(connection, lineage)
+            return True
+
+        won = bool(self._writer.submit(Job(change, events, must_audit=True)))
+        if won:
+            self._held[rotation.id] = owner
+        return won
+
+    def claim(self, rotation_id: str) -> Rotation | None:
+        """See `ports.Journal`."""
+        owner = self._owner()
+
+        def change(connection: sqlite3.Connection) -> Rotation | None:
+            row = connection.execute(
+                "SELECT owner, body FROM rotations WHERE rotation_id = ? AND closed_at IS NULL", (rotation_id,)
+            ).fetchone()
+            if row is None or (row[0] and self._instances.alive(row[0].partition(":")[0])):
+                return None
+            connection.execute("UPDATE rotations SET owner = ? WHERE rotation_id = ?", (owner, rotation_id))
+            return decode(row[1], Rotation)
+
+        rotation = self._writer.submit(Job(change, durable=False))
+        if not isinstance(rotation, Rotation):
+            return None
+        self._held[rotation_id] = owner
+        return rotation
+
+    def release(self, rotation_id: str) -> None:
+        """See `ports.Journal`."""
+        owner = self._held.pop(rotation_id, None)
+        if owner is None:
+            return
+        sql = "UPDATE rotations SET owner = NULL WHERE rotation_id = ? AND owner = ?"
+        self._writer.submit(Job(lambda c: c.execute(sql, (rotation_id, owner)), durable=False))
+
+    def write(self, write: Write) -> None:
+        """See `ports.Journal`."""
+
+        def change(connection: sqlite3.Connection) -> bool:
+            if write.rotation is not None:
+                self._put_rotation(connection, write.rotation, write.secret)
+            if write.lineage is not None:
+                _put_lineage(connection, write.lineage)
+                _put_claims(connection, write.lineage, write.claims)
+            return True
+
+        self._writer.submit(Job(change, write.events, write.must_audit, write.durable))
+        if write.rotation is not None and write.rotation.closed_at is not None:
+            self._held.pop(write.rotation.id, None)
+
+    def secret(self, rotation: Rotation) -> Secret:
+        """See `ports.Journal`."""
+        rows = self._rows("SELECT sealed FROM rotations WHERE rotation_id = ?", (rotation.id,))
+        if not rows or rows[0][0] is None:
+            raise Permanent(f"the journal holds no sealed secret for rotation {rotation.id}")
+        return Secret(self._keyring.open(rows[0][0], rotation.mint_id, rotation.token_id).decode())
+
+    def fingerprint(self, secret: Secret) -> str:
+        """See `ports.Journal`."""
+        return self._fingerprints.of(secret)
+
+    def preflight(self) -> None:
+        """See `ports.Journal`."""
+        free = os.statvfs(self._path.parent)
+        if free.f_bavail * free.f_frsize < MINIMUM_FREE_BYTES:
+            raise Temporary(f"less than {MINIMUM_FREE_BYTES >> 20} MiB are free for the journal in {self._path.parent}")
+        self._writer.submit(Job(_heartbeat, durable=False))
+
+    def erase(self) -> None:
+        """See `ports.Journal`."""
+        with self._lock.held():
+            try:
+                self._writing.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            except sqlite3.Error as error:
+                raise translated(error) from None
+
+    def close(self) -> None:
+        """Finish what is queued, let go of what is held, leave no erased seal behind."""
+        for rotation_id in list(self._held):
+            self.release(rotation_id)
+        self._writer.close()
+        super().close()
+        with contextlib.suppress(Temporary, Permanent):  # busy or full: the next sweep erases
+            self.erase()
+        self._writing.close()
+        self._instances.close()
+        self._lock.close()
+
+    def _owner(self) -> str:
+        return f"{self._instances.me}:{next(self._numbers)}"
+
+    def _put_rotation(self, connection: sqlite3.Connection, rotation: Rotation, secret: Secret | None) -> None:
+        owner = self._held.get(rotation.id)
+        closed = rotation.closed_at.isoformat() if rotation.closed_at else None
+        changed = connection.execute(
+            "UPDATE rotations SET body = ?, closed_at = ? WHERE rotation_id = ? AND owner = ? AND closed_at IS NULL",
+            (encode(rotation), closed, rotation.id, owner),
+        ).rowcount
+        if changed != 1:
+            raise Permanent(f"rotation {rotation.id} is no longer held by this process")
+        if closed:
+            connection.execute("UPDATE rotations SET owner = NULL, sealed = NULL WHERE rotation_id = ?", (rotation.id,))
+        elif secret is not None:
+            sealed = self._keyring.seal(secret.reveal().encode(), rotation.mint_id, rotation.token_id)
+            connection.execute("UPDATE rotations SET sealed = ? WHERE rotation_id = ?", (sealed, rotation.id))
+
+    def _fingerprint_key(self, path: Path) -> bytes:
+        """Return the journal's own key, made with it, re-sealed when the sealing key was rotated."""
+        row = self._writing.execute("SELECT value FROM meta WHERE key = 'fingerprint_key'").fetchone()
+        if row is None:
+            key = os.urandom(32)
+        elif key_id_of(row[0]) not in self._keyring:
+            raise ConfigError.of(
+                "journal.key",
+                f"{path} was sealed with key {key_id_of(row[0]).hex()}, which {self._keyring.reference} does not hold;"
+                " put that key back (behind the new one, if you rotate keys). Nothing was written and nothing is lost",
+            )
+        else:
+            key = self._keyring.open(row[0], *_FINGERPRINT)
+        if row is None or key_id_of(row[0]) != self._keyring.active:
+            sealed = self._keyring.seal(key, *_FINGERPRINT)
+            self._writing.execute("INSERT OR REPLACE INTO meta VALUES ('fingerprint_key', ?)", (sealed,))
+        return key
+
+
+def open_journal(
+    path: Path, keys: KeySource, trail: Trail, on_audit_failure: Callable[[str], None] = lambda _: None
+) -> SqliteJournal:
+    """Open a journal, or make a new one with a new sealing key.
+
+    Args:
+        path: The database; `-wal`, `-shm`, `.lock` and `.instances` lie beside it.
+        keys: The sealing keys.
+        trail: Where audit lines go, inside each commit.
+        on_audit_failure: Told when a line that may be missing is missing.
+
+    Raises:
+        ConfigError: The folder, the key or the file cannot be used; nothing was written.
+        Temporary: Another process holds the lock, or the disk is full.
+    """
+    mounts = Path("/proc/self/mounts")
+    refuse_network_file_system(path.parent, mounts.read_text() if mounts.exists() else "")
+    try:
+        return SqliteJournal(path, keys, trail, on_audit_failure)
+    except sqlite3.Error as error:
+        failure = translated(error)
+        if isinstance(failure, Permanent):
+            raise ConfigError.of("journal.url", f"{path}: {failure.message}") from None
+        raise failure from None
+    except OSError as error:
+        raise ConfigError.of("journal.url", f"cannot use {path}: {error.strerror}") from None
+
+
+def _key_text(keys: KeySource, path: Path, brand_new: bool) -> Secret:
+    if keys.text is not None:
+        return keys.text
+    if brand_new:
+        return keys.create()
+    raise ConfigError.of(
+        "journal.key",
+        f"{keys.reference} does not exist, but the journal {path} does, and may hold sealed secrets; put the key back."
+        " Nothing was written and nothing is lost",
+    )
+
+
+def _create(path: Path) -> None:
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    sync_folder(path.parent)
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=10, isolation_level=None, check_same_thread=False
+    )
+    if mode == "ro":
+        connection.execute("PRAGMA query_only = ON")
+        return connection
+    for pragma in ("journal_mode = WAL", "wal_autocheckpoint = 0", "secure_delete = ON", "temp_store = MEMORY"):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+    return connection
+
+
+def _put_lineage(connection: sqlite3.Connection, lineage: Lineage) -> None:
+    row = connection.execute(
+        "SELECT version FROM lineages WHERE provider = ? AND lineage = ?", (lineage.provider, lineage.id)
+    ).fetchone()
+    moved = replace(lineage, version=(row[0] if row else 0) + 1)
+    connection.execute(
+        "INSERT OR REPLACE INTO lineages (provider, lineage, token_id, version, body) VALUES (?, ?, ?, ?, ?)",
+        (moved.provider, moved.id, moved.token_id, moved.version, encode(moved)),
+    )
+
+
+def _put_claims(connection: sqlite3.Connection, lineage: Lineage, claims: tuple[tuple[str, str], ...]) -> None:
+    if not claims:
+        return
+    connection.execute("DELETE FROM places WHERE provider = ? AND lineage = ?", (lineage.provider, lineage.id))
+    connection.executemany(
+        "INSERT OR REPLACE INTO places VALUES (?, ?, ?, ?)",
+        [(*claim, lineage.provider, lineage.id) for claim in claims],
+    )
+
+
+def _heartbeat(connection: sqlite3.Connection) -> None:
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('heartbeat', x'01')")

@@ -1,0 +1,168 @@
+"""Group commit: one thread writes for all, so that sixteen waiting workers share one fsync.
+
+Every batch holds the inter-process lock. SQLite before 3.51.3 can lose committed frames when one connection commits
+while another one checkpoints (the WAL-reset bug), so neither ever happens without this lock.
+"""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Protocol
+
+from rotator.audit import Head
+from rotator.errors import AuditUnavailable, RotatorError
+from rotator.events import Event
+from rotator.journal.lock import FileLock
+from rotator.journal.rows import decode, encode, translated
+
+
+class Trail(Protocol):
+    """Where audit lines go."""
+
+    def append(self, events: Sequence[Event], last: Head | None, durable: bool) -> Head:
+        """Write the lines, return the new head; raises AuditUnavailable."""
+        ...
+
+
+@dataclass(slots=True)
+class Job:
+    """One atomic change.
+
+    Attributes:
+        change: Runs inside the transaction; returns whether it did anything worth announcing.
+        result: Resolved when the batch is committed.
+    """
+
+    change: Callable[[sqlite3.Connection], object]
+    events: tuple[Event, ...] = ()
+    must_audit: bool = False
+    durable: bool = True
+    result: "Future[object]" = field(default_factory=Future)
+
+
+class Writer:
+    """Owns the only writing connection.
+
+    Args:
+        connection: In autocommit mode, usable from another thread.
+        lock: Between processes.
+        trail: The audit; its head is kept in the journal.
+        on_audit_failure: Told, once a batch, that lines are missing.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, lock: FileLock, trail: Trail, on_audit_failure: Callable[[str], None]
+    ) -> None:
+        self._connection = connection
+        self._lock = lock
+        self._trail = trail
+        self._on_audit_failure = on_audit_failure
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._loop, name="journal", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> object:
+        """Wait until the change is committed; raises what it raised."""
+        self._queue.put(job)
+        return job.result.result()
+
+    def close(self) -> None:
+        """Finish what is queued and stop."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while (job := self._queue.get()) is not None:
+            batch, last = [job], False
+            while not self._queue.empty() and not last:
+                following = self._queue.get()
+                if following is None:
+                    last = True
+                else:
+                    batch.append(following)
+            self._commit(batch)
+            if last:
+                return
+
+    def _commit(self, batch: list[Job]) -> None:
+        try:
+            with self._lock.held():
+                missing = self._transaction(batch)
+        except Exception as error:  # noqa: BLE001 - boundary "job": a dead writer would leave every worker waiting
+            failure = translated(error)
+            for job in batch:
+                if not job.result.done():
+                    job.result.set_exception(failure)
+            return
+        if missing:
+            self._on_audit_failure(missing)
+
+    def _transaction(self, batch: list[Job]) -> str:
+        """Commit the batch; return why audit lines are missing, empty if none are."""
+        self._connection.execute(f"PRAGMA synchronous = {'FULL' if any(job.durable for job in batch) else 'NORMAL'}")
+        try:
+            self._run(batch, audited=True)
+        except AuditUnavailable as error:
+            optional = [job for job in batch if not job.must_audit]
+            for job in batch:
+                if job.must_audit:
+                    job.result.set_exception(error)
+            if optional:
+                self._run(optional, audited=False)
+            return error.message if any(job.events for job in optional) else ""
+        return ""
+
+    def _run(self, batch: list[Job], *, audited: bool) -> None:
+        outcomes: list[tuple[Job, object]] = []
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            for job in batch:
+                outcomes.append((job, self._attempt(job)))
+            if audited:
+                self._announce([job for job, outcome in outcomes if not _came_to_nothing(outcome)], batch)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            raise
+        for job, outcome in outcomes:
+            if isinstance(outcome, RotatorError):
+                job.result.set_exception(outcome)
+            else:
+                job.result.set_result(outcome)
+
+    def _attempt(self, job: Job) -> object:
+        """Run one change in a savepoint: a refused one must not spoil its neighbours."""
+        self._connection.execute("SAVEPOINT job")
+        try:
+            outcome = job.change(self._connection)
+            for event in job.events if outcome is not False else ():
+                self._remember(event)
+        except RotatorError as error:
+            self._connection.execute("ROLLBACK TO job")
+            outcome = error
+        self._connection.execute("RELEASE job")
+        return outcome
+
+    def _remember(self, event: Event) -> None:
+        self._connection.execute(
+            "INSERT INTO history (token_id, rotation_id, body) VALUES (?, ?, ?)",
+            (event.token_id, event.rotation_id, encode(event)),
+        )
+
+    def _announce(self, jobs: list[Job], batch: list[Job]) -> None:
+        events = [event for job in jobs for event in job.events]
+        if not events:
+            return
+        row = self._connection.execute("SELECT value FROM meta WHERE key = 'audit_head'").fetchone()
+        last = decode(row[0], Head) if row else None
+        head = self._trail.append(events, last, any(job.durable for job in batch))
+        self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('audit_head', ?)", (encode(head),))
+
+
+def _came_to_nothing(outcome: object) -> bool:
+    return outcome is False or isinstance(outcome, RotatorError)

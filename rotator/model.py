@@ -1,0 +1,427 @@
+"""The words of rotator as frozen values: tokens, policies, plans, rotations and their states.
+
+Everybody imports this; it imports nothing of ours but `secret`. Times are aware UTC, durations `timedelta`. What the
+journal stores (`Rotation`, `Lineage` and their parts) holds only JSON-able types and never a secret.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from rotator.secret import Secret
+
+
+class Scope(StrEnum):
+    """What a token reaches; fixed when it is created."""
+
+    ORGANIZATION = "organization"
+    WORKSPACE = "workspace"
+    DEPLOYMENT = "deployment"
+
+
+class Reason(StrEnum):
+    """Why a token is due, in the order in which the conditions are asked."""
+
+    UNSETTLED = "unsettled"
+    DRIFTED = "drifted"
+    LEAKED = "leaked"
+    REQUESTED = "requested"
+    EXPIRED = "expired"
+    EMERGENCY = "emergency"
+    BEFORE_EXPIRY = "before_expiry"
+    MAX_AGE = "max_age"
+    UNUSED = "unused"
+
+
+class Skip(StrEnum):
+    """Why a token is left alone."""
+
+    NOT_DUE = "not_due"
+    PAUSED = "paused"
+    WINDOW = "window"
+    BLACKOUT = "blackout"
+    BACKOFF = "backoff"
+    QUARANTINED = "quarantined"
+    OTHER_POLICY = "other_policy"
+    IN_GRACE = "in_grace"
+    OWN_CREDENTIAL = "own_credential"
+    BAD_PATH = "bad_path"
+    NOT_SELECTED = "not_selected"
+
+
+class Outcome(StrEnum):
+    """How a rotation ended, as metrics and audit say it."""
+
+    SETTLED = "settled"
+    UNSETTLED = "unsettled"
+    LOST = "lost"
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+
+
+class Step(StrEnum):
+    """The steps of one rotation, in order."""
+
+    PREFLIGHT = "preflight"
+    LOCK = "lock"
+    INTEND = "intend"
+    ROTATE = "rotate"
+    MINT = "mint"
+    DELIVER = "deliver"
+    VERIFY = "verify"
+    SETTLE = "settle"
+    RETIRE = "retire"
+
+
+class State(StrEnum):
+    """Where a rotation stands in the journal; the first five are open, the others closed."""
+
+    INTENDED = "intended"  # the POST may leave at any moment
+    IN_DOUBT = "in_doubt"  # the POST may have taken effect
+    LOST = "lost"  # it did, and the value never reached us: rotate again
+    MINTED = "minted"  # the new secret is sealed in the journal; deliveries run
+    UNSETTLED = "unsettled"  # sealed and kept, because a delivery or the proof of it is missing
+    SETTLED = "settled"  # every required sink holds a secret that authenticates
+    REFUSED = "refused"  # the POST certainly had no effect
+    NO_EFFECT = "no_effect"  # it was in doubt, and a late look showed that it had none
+    SUPERSEDED = "superseded"  # somebody rotated after us: the sealed value is dead
+    QUARANTINED = "quarantined"  # given up; a person must look
+    GONE = "gone"  # the token no longer exists at the provider
+
+    @property
+    def is_open(self) -> bool:
+        """Whether recovery still has work to do."""
+        return self in OPEN_STATES
+
+    @property
+    def holds_secret(self) -> bool:
+        """Whether the journal keeps a sealed value."""
+        return self in (State.MINTED, State.UNSETTLED)
+
+
+OPEN_STATES = frozenset({State.INTENDED, State.IN_DOUBT, State.LOST, State.MINTED, State.UNSETTLED})
+
+
+class Grade(StrEnum):
+    """How strong a sink's proof is: of being writable (preflight) or of holding the secret (verify)."""
+
+    PROVEN = "proven"
+    ATTESTED = "attested"  # a permission query, a receipt, a moved version
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The evidence of which secret of a token is the live one.
+
+    `last_rotated_at` moves with every rotation; where an API generation has no such field it is None before and after,
+    and `start_at` stands in for it. Nothing else (`updatedAt`, `shortToken`) is evidence.
+    """
+
+    last_rotated_at: datetime | None
+    start_at: datetime
+
+    @property
+    def moment(self) -> datetime:
+        """When this generation of the secret began, UTC."""
+        return self.last_rotated_at or self.start_at
+
+    def moved_since(self, earlier: "Generation") -> bool:
+        """Whether a rotation happened between the two looks."""
+        if self.last_rotated_at is None and earlier.last_rotated_at is None:
+            return self.start_at != earlier.start_at
+        return self.last_rotated_at != earlier.last_rotated_at
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """One right that a token holds.
+
+    Attributes:
+        entity_type: As the API spells it: ORGANIZATION, WORKSPACE, DEPLOYMENT, DAG or DAG_TAG.
+        deployment_id: Empty except for DAG and DAG_TAG roles.
+    """
+
+    entity_type: str
+    entity_id: str
+    role: str
+    deployment_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token as a provider lists it: never with its secret. All text is untrusted.
+
+    Attributes:
+        workspace_id: Empty where it does not apply or the API does not say.
+        deployment_id: Likewise.
+        end_at: None if it never expires.
+        life: How long a fresh secret of it lives; None if it never expires.
+    """
+
+    id: str
+    name: str
+    scope: Scope
+    organization_id: str
+    generation: Generation
+    created_at: datetime
+    description: str = ""
+    workspace_id: str = ""
+    deployment_id: str = ""
+    kind: str = "STANDARD"
+    end_at: datetime | None = None
+    life: timedelta | None = None
+    last_used_at: datetime | None = None
+    short_token: str = ""
+    roles: tuple[Role, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """What one successful POST returned: the only copy of the new secret, and the token as it is now."""
+
+    token: Token
+    secret: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Select:
+    """Which tokens a policy owns. Default deny: empty `scopes` select nothing.
+
+    Attributes:
+        workspaces: Narrows workspace- and deployment-scoped tokens; empty means all. Likewise `deployments` for
+            deployment-scoped ones, `ids` and `roles` for all.
+        names: Globs; a token must match one. `exclude_names`: it must match none.
+    """
+
+    scopes: frozenset[Scope]
+    workspaces: frozenset[str] = frozenset()
+    deployments: frozenset[str] = frozenset()
+    ids: frozenset[str] = frozenset()
+    roles: frozenset[str] = frozenset()
+    names: tuple[str, ...] = ("*",)
+    exclude_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A fraction of something, 0 to 1: `before_expiry = "20%"`."""
+
+    of: float
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """When a token is due: when any condition holds."""
+
+    max_age: timedelta | None = None
+    before_expiry: timedelta | Share | None = None
+    min_interval: timedelta = timedelta(hours=24)
+    emergency: timedelta = timedelta(hours=48)
+
+
+@dataclass(frozen=True, slots=True)
+class Brake:
+    """How much one sweep of a policy may change before a person has to say yes."""
+
+    max_rotations: int = 50
+    max_percent: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One `[[policies.X.deliver]]` block: where secrets of a policy go, before it is resolved for a token.
+
+    Attributes:
+        sink: The name of a configured sink.
+        options: The block's own keys, validated by the sink's type: templates such as `path`, `fields`.
+    """
+
+    sink: str
+    options: Mapping[str, object]
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Which tokens, when, how, to which sinks, with which brake."""
+
+    name: str
+    provider: str
+    select: Select
+    when: When
+    deliveries: tuple[Delivery, ...]
+    strategy: str = "in_place"
+    jitter: float = 0.05
+    brake: Brake = field(default_factory=Brake)
+    paused_until: datetime | None = None
+    pause_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One delivery resolved for one token: exactly where the secret will be written.
+
+    Attributes:
+        location: Says the place to people and stands for it in records. One line, printable.
+        options: What the sink needs to write there, JSON-able, journalled with the intent.
+        parts: Everything that is written there, if it is more than the location says: several keys of one file.
+    """
+
+    sink: str
+    location: str
+    options: Mapping[str, object]
+    required: bool = True
+    parts: tuple[str, ...] = ()
+
+    @property
+    def claims(self) -> tuple[tuple[str, str], ...]:
+        """What a lineage owns by delivering here, as (sink, location): two deliveries collide if they share one."""
+        return tuple((self.sink, part) for part in self.parts or (self.location,))
+
+
+@dataclass(frozen=True, slots=True)
+class Mint:
+    """One new secret with what sinks may write beside it.
+
+    Attributes:
+        id: One id a POST: the idempotency key of every delivery of this value.
+        rotated_at: The provider's own time of the rotation, UTC.
+    """
+
+    id: str
+    rotation_id: str
+    token_id: str
+    secret: Secret
+    rotated_at: datetime
+    end_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a sink says of a write: `version` is its own name for what it now holds, empty if it has none."""
+
+    location: str
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a place holds now, read back.
+
+    Attributes:
+        secret: None if the sink cannot read; raise `NotFound` if there is nothing at the place.
+        mint_id: From the sink's own metadata, empty if it carries none.
+    """
+
+    secret: Secret | None
+    mint_id: str = ""
+    version: str = ""
+
+
+class DeliveryState(StrEnum):
+    """How far one delivery of one mint has come."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    VERIFIED = "verified"
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRecord:
+    """One delivery as the journal remembers it. A new mint resets it to pending."""
+
+    place: Place
+    state: DeliveryState = DeliveryState.PENDING
+    version: str = ""
+    attempts: int = 0
+    error: str = ""
+    grade: Grade = Grade.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """One attempt of the engine on one lineage, as the journal stores it; the sealed secret lies beside it.
+
+    Attributes:
+        lineage: The root id of the credential: the first id it had.
+        name, scope, organization_id: Pinned when the intent was written (confused deputy).
+        observed: The generation at the last look before the latest POST.
+        posts: How many POSTs have been journalled so far: one is written *before* each leaves.
+        losses: How many of them are known to have made a secret that nobody holds.
+        mint_id: Of the value that is sealed; empty before the first.
+        minted: The generation that the rotate response showed.
+        doubted_at: The latest POST whose outcome was unknown; a rotation that ever had one settles late.
+        next_at: Not to be tried again before this.
+        message: The latest obstacle in our own words.
+    """
+
+    id: str
+    provider: str
+    lineage: str
+    token_id: str
+    policy: str
+    reason: Reason
+    state: State
+    name: str
+    scope: Scope
+    organization_id: str
+    observed: Generation
+    opened_at: datetime
+    deliveries: tuple[DeliveryRecord, ...]
+    workspace_id: str = ""
+    deployment_id: str = ""
+    strategy: str = "in_place"
+    roles: tuple[Role, ...] = ()
+    end_at_before: datetime | None = None
+    posts: int = 0
+    losses: int = 0
+    mint_id: str = ""
+    minted: Generation | None = None
+    minted_at: datetime | None = None
+    end_at: datetime | None = None
+    fingerprint: str = ""
+    verdict: Grade = Grade.NONE
+    doubted_at: datetime | None = None
+    next_at: datetime | None = None
+    missing_since: datetime | None = None
+    message: str = ""
+    closed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """What we remember of one credential between rotations.
+
+    Attributes:
+        version: Counts the changes of this record; a rotation opens only if it has not moved since the last look.
+        minted_at: Our latest successful POST, settled or not.
+        settled_at: None until the first settlement, from then on the credential is *managed*.
+        places: Where it last settled, as (sink, location).
+        fingerprint: Keyed, of the value that last settled.
+        expiry_fixed: A rotation of ours did not move `endAt`, so expiry reasons no longer rotate it in place.
+        stale: The sinks hold a value that somebody superseded: due as unsettled.
+        failures: Consecutive rotations that came to nothing; sets `retry_at` (backoff).
+    """
+
+    provider: str
+    id: str
+    token_id: str
+    name: str
+    version: int = 0
+    minted_at: datetime | None = None
+    settled_at: datetime | None = None
+    generation: Generation | None = None
+    places: tuple[tuple[str, str], ...] = ()
+    move_accepted: bool = False
+    fingerprint: str = ""
+    expiry_fixed: bool = False
+    stale: bool = False
+    failures: int = 0
+    retry_at: datetime | None = None
+    quarantined_at: datetime | None = None
+    quarantine_reason: str = ""
+    gone_at: datetime | None = None
+    open_state: State | None = None
+    open_message: str = ""

@@ -1,0 +1,342 @@
+"""Which tokens are due, and why: pure functions of (token, policy, what we remember, now).
+
+`decide` is asked by plan, sweep, status and the look under the lock; all see the same answer. Nothing here has a
+clock, a network, a sleep or dice. Jitter is a hash, so that every replica and every run agree.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+
+from rotator.model import Lineage, Place, Policy, Reason, Scope, Share, Skip, State, Token
+from rotator.timing import spoken, stamp
+
+PERCENT_BRAKE_FROM = 20  # below this many selected tokens a percentage says nothing
+CLOCK_TOLERANCE = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is to happen to one token.
+
+    Attributes:
+        due: Why it is due now; None when `skip` says why not.
+        due_at: When it becomes or became due, UTC; None if no condition ever holds.
+    """
+
+    due: Reason | None
+    skip: Skip | None
+    message: str
+    due_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A token with the policy that owns it and what was decided.
+
+    Attributes:
+        places: Where its secret would go; resolved for due tokens only.
+        open: A rotation of it is under way already: recovery's work, not the plan's.
+    """
+
+    token: Token
+    policy: Policy
+    decision: Decision
+    places: tuple[Place, ...] = ()
+    open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The brake's answer for one policy: nothing of it is rotated until a person accepts the plan."""
+
+    policy: str
+    reason: str
+    message: str
+
+
+@dataclass(slots=True)
+class Plan:
+    """What one sweep would do: due tokens in order; of the skipped only counts, for they may be very many.
+
+    Attributes:
+        selected: Policy name to the number of tokens it owns.
+        due: All that is due, also what a refusal holds back, most urgent first.
+        admitted: The part of `due` that may be acted on.
+    """
+
+    due: list[Candidate] = field(default_factory=list)
+    admitted: list[Candidate] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    selected: dict[str, int] = field(default_factory=dict)
+    skipped: dict[Skip, int] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """A name for exactly this set of due tokens in exactly these generations."""
+        digest = hashlib.sha256()
+        for row in sorted((c.policy.name, c.token.id, stamp(c.token.generation.moment)) for c in self.due):
+            digest.update(repr(row).encode())
+        return digest.hexdigest()[:12]
+
+
+def owner(token: Token, policies: Sequence[Policy]) -> Policy | None:
+    """Return the first policy in file order that selects the token."""
+    return next((policy for policy in policies if selects(policy, token)), None)
+
+
+def selects(policy: Policy, token: Token) -> bool:
+    """Whether a policy names this token; default deny."""
+    select = policy.select
+    if token.scope not in select.scopes or (select.ids and token.id not in select.ids):
+        return False
+    if token.kind == "DIRECT_ACCESS" and token.id not in select.ids:
+        return False  # verified at the data plane, so an old secret may outlive its rotation: only when named by id
+    if select.workspaces and token.scope is not Scope.ORGANIZATION and token.workspace_id not in select.workspaces:
+        return False
+    if select.deployments and token.scope is Scope.DEPLOYMENT and token.deployment_id not in select.deployments:
+        return False
+    if select.roles and not any(role.role in select.roles for role in token.roles):
+        return False
+    return any(fnmatchcase(token.name, glob) for glob in select.names) and not any(
+        fnmatchcase(token.name, glob) for glob in select.exclude_names
+    )
+
+
+def decide(token: Token, policy: Policy, lineage: Lineage | None, now: datetime) -> Decision:
+    """Return whether the token is due, with the first reason that holds, or why it is left alone.
+
+    Args:
+        token: As the provider lists it now.
+        policy: The one that owns it.
+        lineage: What the journal remembers; None if nothing.
+        now: UTC.
+    """
+    if lineage is not None and lineage.quarantined_at is not None:
+        return Decision(None, Skip.QUARANTINED, f"quarantined: {lineage.quarantine_reason}; see `rotator release`")
+    if lineage is not None and lineage.open_state is not None:
+        return Decision(Reason.UNSETTLED, None, f"{lineage.open_state}: {lineage.open_message or 'in progress'}", now)
+    reason, due_at, message = _first_due(token, policy, lineage, now)
+    if policy.paused_until is not None and now < policy.paused_until:
+        return Decision(None, Skip.PAUSED, _paused(token, policy), due_at)
+    if reason is None:
+        return Decision(None, Skip.NOT_DUE, message, due_at)
+    if lineage is not None and lineage.retry_at is not None and now < lineage.retry_at and reason not in _URGENT:
+        return Decision(None, Skip.BACKOFF, f"failed {lineage.failures} times, again {stamp(lineage.retry_at)}", due_at)
+    return Decision(reason, None, message, due_at)
+
+
+_URGENT = frozenset({Reason.EXPIRED, Reason.EMERGENCY})
+
+
+def _paused(token: Token, policy: Policy) -> str:
+    until = policy.paused_until
+    if until is None:
+        return ""
+    why = f": {policy.pause_reason}" if policy.pause_reason else ""
+    loud = f"; it EXPIRES BEFORE THAT, {stamp(token.end_at)}" if token.end_at and token.end_at < until else ""
+    return f"paused until {stamp(until)}{why}{loud}"
+
+
+def _first_due(
+    token: Token, policy: Policy, lineage: Lineage | None, now: datetime
+) -> tuple[Reason | None, datetime | None, str]:
+    if lineage is not None and lineage.stale:
+        return Reason.UNSETTLED, now, "its sinks hold a secret that somebody else has superseded"
+    moments = _due_moments(token, policy, lineage)
+    not_before = born(token, lineage) + min_interval(token, policy) - CLOCK_TOLERANCE
+    holding = [(reason, at, said) for reason, at, said in moments if at <= now]
+    if holding and now >= not_before:
+        return holding[0]
+    if not moments:
+        return None, None, _never(token, policy, lineage)
+    first = min(moments, key=lambda row: row[1])
+    due_at = max(first[1], not_before)
+    held = f"; held back by min_interval until {stamp(not_before)}" if holding else ""
+    return None, due_at, f"due {stamp(due_at)} ({first[0]}){held}{_unusable(token, policy)}"
+
+
+def born(token: Token, lineage: Lineage | None) -> datetime:
+    """Return when the live secret of the token was made: the latest that API and journal know."""
+    moments = [token.generation.moment]
+    if token.generation.last_rotated_at is None:
+        moments.append(token.created_at)
+    if lineage is not None and lineage.minted_at is not None:
+        moments.append(lineage.minted_at)
+    return max(moments)
+
+
+def min_interval(token: Token, policy: Policy) -> timedelta:
+    """Return the shortest time between two rotations for age or expiry: no loops, whatever the API says."""
+    return min(policy.when.min_interval, token.life / 2) if token.life else policy.when.min_interval
+
+
+def _due_moments(token: Token, policy: Policy, lineage: Lineage | None) -> list[tuple[Reason, datetime, str]]:
+    """Every condition that can hold, in the order of `Reason`, with the moment from which it holds."""
+    when, made = policy.when, born(token, lineage)
+    shift = 1 - policy.jitter * _dice(token)
+    rows: list[tuple[Reason, datetime, str]] = []
+    if token.end_at is not None and not (lineage is not None and lineage.expiry_fixed):
+        end = token.end_at
+        rows.append((Reason.EXPIRED, end, f"expired {stamp(end)}"))
+        if token.life is None or when.emergency < token.life:
+            rows.append((Reason.EMERGENCY, end - when.emergency, f"expires {stamp(end)}, within the emergency margin"))
+        ahead = _ahead(token, policy)
+        if ahead is not None and (token.life is None or ahead < token.life):
+            early = min(ahead + ahead * (1 - shift), token.life or timedelta.max)
+            rows.append((Reason.BEFORE_EXPIRY, end - early, f"expires {stamp(end)}, less than {spoken(early)} ahead"))
+    if when.max_age is not None:
+        age = when.max_age * shift
+        rows.append((Reason.MAX_AGE, made + age, f"its secret is from {stamp(made)}, older than {spoken(age)}"))
+    return rows
+
+
+def _ahead(token: Token, policy: Policy) -> timedelta | None:
+    threshold = policy.when.before_expiry
+    if isinstance(threshold, Share):
+        return token.life * threshold.of if token.life else None
+    return threshold
+
+
+def _unusable(token: Token, policy: Policy) -> str:
+    ahead = _ahead(token, policy)
+    if ahead is None or token.life is None or ahead < token.life:
+        return ""
+    return (
+        f"; before_expiry {spoken(ahead)} is not shorter than its life of {spoken(token.life)}, so it is ignored here:"
+        ' use a percentage such as "20%"'
+    )
+
+
+def _never(token: Token, policy: Policy, lineage: Lineage | None) -> str:
+    if lineage is not None and lineage.expiry_fixed:
+        return "rotating it does not move its expiry, and no max_age is set"
+    return (
+        "it never expires and no max_age is set" if token.end_at is None else f"no condition{_unusable(token, policy)}"
+    )
+
+
+def _dice(token: Token) -> float:
+    """A number in [0, 1) that is the same on every replica and run, and new with each generation."""
+    seed = f"{token.id} {stamp(token.generation.moment)}".encode()
+    return int.from_bytes(hashlib.sha256(seed).digest()[:8]) / 2**64
+
+
+def survey(
+    tokens: Iterable[Sequence[Token]],
+    policies: Sequence[Policy],
+    remember: Callable[[Sequence[Token]], dict[str, Lineage]],
+    own_token_ids: frozenset[str],
+    now: datetime,
+) -> Iterator[Candidate | tuple[Token, None]]:
+    """Yield every token with its owner and decision, page by page, so that memory stays flat.
+
+    Args:
+        tokens: Pages of tokens.
+        policies: All of the provider's, in file order.
+        remember: Looks up a page's lineages in the journal, by token id.
+        own_token_ids: Our own credentials, never rotated in place.
+        now: UTC.
+
+    Returns:
+        Candidates; (token, None) for a token that no policy selects.
+    """
+    for page in tokens:
+        known = remember(page)
+        for token in page:
+            policy = owner(token, policies)
+            if policy is None:
+                yield token, None
+            elif token.id in own_token_ids:
+                own = Decision(None, Skip.OWN_CREDENTIAL, "it is the credential rotator itself works with")
+                yield Candidate(token, policy, own)
+            else:
+                lineage = known.get(token.id)
+                under_way = lineage is not None and lineage.open_state is not None
+                yield Candidate(token, policy, decide(token, policy, lineage, now), open=under_way)
+
+
+def guard(plan: Plan, accepted: str | None) -> Plan:
+    """Return the plan with `admitted` and `refused` set by each policy's brake.
+
+    Tokens whose rotation is already open are recovery's work and do not count. The brake always admits a plan of one;
+    emergencies go although it holds, nearest expiry first, up to `max_rotations`.
+
+    Args:
+        plan: With `due` and `selected` complete.
+        accepted: The plan id that a person accepted, of several providers joined by `-`; lifts the brake of this plan.
+    """
+    plan.due.sort(key=lambda c: (_urgency(c), c.policy.name, c.token.id))
+    plan.admitted, plan.refused = [], []
+    for policy in {c.policy.name: c.policy for c in plan.due}.values():
+        mine = [c for c in plan.due if c.policy is policy and not c.open]
+        limit, arithmetic = _limit(policy, plan.selected.get(policy.name, len(mine)))
+        if len(mine) <= limit or plan.id in (accepted or "").split("-"):
+            plan.admitted.extend(mine)
+            continue
+        urgent = [c for c in mine if c.decision.due in _URGENT][: policy.brake.max_rotations]
+        plan.admitted.extend(urgent)
+        also = f"; {len(urgent)} that cannot wait go nevertheless" if urgent else ""
+        said = f"{len(mine)} of {plan.selected.get(policy.name, 0)} tokens are due, {arithmetic}{also}"
+        plan.refused.append(Refusal(policy.name, "brake", f"{said}; accept exactly this with --accept {plan.id}"))
+    return plan
+
+
+def _urgency(candidate: Candidate) -> tuple[int, float]:
+    end = candidate.token.end_at
+    rank = 0 if candidate.decision.due in _URGENT else 1
+    return rank, end.timestamp() if end else float("inf")
+
+
+def _limit(policy: Policy, selected: int) -> tuple[int, str]:
+    limit, said = policy.brake.max_rotations, f"max_rotations is {policy.brake.max_rotations}"
+    percent = policy.brake.max_percent
+    if percent is not None and selected >= PERCENT_BRAKE_FROM and int(selected * percent / 100) < limit:
+        limit, said = int(selected * percent / 100), f"max_percent {percent:g} allows {int(selected * percent / 100)}"
+    return max(1, limit), said
+
+
+def place_problem(
+    places: Sequence[Place], lineage: Lineage | None, owners: dict[tuple[str, str], str], lineage_id: str
+) -> str:
+    """Return why a lineage may not write to these places, empty if it may.
+
+    Args:
+        places: Resolved for the token.
+        lineage: What the journal remembers of it.
+        owners: (sink, location) to the lineage that last settled there.
+        lineage_id: Whose places they are to be.
+    """
+    for place in places:
+        holder = owners.get((place.sink, place.location), lineage_id)
+        if holder != lineage_id:
+            return f"{place.sink}:{place.location} belongs to token {holder}; give each token a place of its own"
+    if lineage is None or not lineage.places or lineage.move_accepted:
+        return ""
+    wanted = {(place.sink, place.location) for place in places}
+    for sink, location in lineage.places:
+        new = sorted(spot for name, spot in wanted if name == sink and (name, spot) not in lineage.places)
+        if (sink, location) not in wanted and new:
+            return (
+                f"it last settled at {sink}:{location} and would now go to {new[0]} (renamed?);"
+                " accept with `rotator release --accept-move`"
+            )
+    return ""
+
+
+def token_state(candidate: Candidate, lineage: Lineage | None, now: datetime) -> str:
+    """Return the one word that `status` and `rotator_tokens` say of a token, worst first."""
+    token, decision = candidate.token, candidate.decision
+    if decision.skip is Skip.QUARANTINED:
+        return "quarantined"
+    if lineage is not None and lineage.open_state is not None:
+        return "in_doubt" if lineage.open_state in (State.IN_DOUBT, State.INTENDED) else "unsettled"
+    if token.end_at is not None and token.end_at <= now:
+        return "expired"
+    if decision.due is not None:
+        return "unsettled" if decision.due is Reason.UNSETTLED else "due"
+    if decision.skip is Skip.PAUSED:
+        return "paused"
+    return "fresh" if decision.skip is Skip.NOT_DUE else "skipped"

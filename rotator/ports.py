@@ -1,0 +1,263 @@
+"""What the engine needs of the outside, as Protocols: only the methods it calls.
+
+Adapters (`providers`, `sinks`, `journal`) implement them, `app` puts them together, tests hand in small real ones.
+Every method raises only exceptions of `rotator.errors`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from rotator.events import Event
+from rotator.model import (
+    Grade,
+    Held,
+    Lineage,
+    Mint,
+    Minted,
+    Place,
+    Receipt,
+    Rotation,
+    Scope,
+    Token,
+)
+from rotator.secret import Secret
+
+Emit = Callable[[Event], None]
+
+
+class Clock(Protocol):
+    """Time, handed in so that tests own it."""
+
+    def now(self) -> datetime:
+        """Return the wall clock, aware UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back, for durations."""
+        ...
+
+    def sleep(self, duration: timedelta) -> None:
+        """Block this thread."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRef:
+    """How to address a token: v1alpha1 needs the scope and its ids in the path, the others only the id."""
+
+    id: str
+    scope: Scope
+    workspace_id: str = ""
+    deployment_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Which part of the organization to list.
+
+    Attributes:
+        scopes: The scopes that matter; adapters may leave other tokens out.
+        workspaces: When not empty, tokens of these are listed with their workspace known.
+        deployments: Likewise (v1alpha1 lists deployment-scoped tokens only by deployment).
+        everything: Whether tokens outside `workspaces` and `deployments` matter too.
+    """
+
+    scopes: frozenset[Scope]
+    workspaces: frozenset[str] = frozenset()
+    deployments: frozenset[str] = frozenset()
+    everything: bool = True
+
+
+class Provider(Protocol):
+    """The API that owns tokens and rotates them."""
+
+    name: str
+    organization_id: str
+
+    def list(self, listing: Listing) -> Iterator[Token]:
+        """Yield every token once, page by page, also while the order moves under us.
+
+        Raises:
+            Temporary, Permanent: The listing is incomplete; nothing may be concluded from what came.
+        """
+        ...
+
+    def get(self, ref: TokenRef) -> Token:
+        """Return the token as it is now.
+
+        Raises:
+            NotFound: The API itself says that there is no such token.
+            Temporary, Permanent: It could not be read.
+        """
+        ...
+
+    def rotate(self, ref: TokenRef) -> Minted:
+        """Make a new secret; the old one is dead at once. Exactly one POST leaves, never a second.
+
+        Raises:
+            Temporary, Permanent: Certainly no effect.
+            OutcomeUnknown: The POST may have taken effect.
+        """
+        ...
+
+    def authenticate(self, ref: TokenRef, secret: Secret) -> Token:
+        """Return the token, read with `secret` as the credential.
+
+        Raises:
+            CredentialRejected: 401 or an edge 403: the secret is not alive now.
+            Forbidden: The application knows the secret but its role may not read tokens.
+            Temporary, Permanent: No verdict.
+        """
+        ...
+
+    def own_token_id(self) -> str:
+        """Return the id of the token that our own credential is, empty if it does not say."""
+        ...
+
+    def clock_skew(self) -> timedelta | None:
+        """Return how far the API's clock is ahead of ours, by the latest response; None before the first."""
+        ...
+
+
+class Sink(Protocol):
+    """Where secrets go. Writes are idempotent by mint id or compare-and-set, and never touch neighbours."""
+
+    name: str
+    preflight_grade: Grade
+
+    def resolve(self, options: Mapping[str, object], facts: Mapping[str, str]) -> Place:
+        """Return where a delivery writes for the token that `facts` describe; pure, nothing is contacted.
+
+        Args:
+            options: The validated options of the delivery block.
+            facts: Placeholder name to value; see `rotator.templates.PLACEHOLDERS`. Values are untrusted.
+
+        Raises:
+            Permanent: No safe place results (an empty placeholder, a name that would escape, too long).
+        """
+        ...
+
+    def preflight(self, place: Place) -> None:
+        """Show that this very place can be written, without writing a consumer's key.
+
+        Raises:
+            Temporary, Permanent: It cannot.
+        """
+        ...
+
+    def deliver(self, place: Place, mint: Mint) -> Receipt:
+        """Write the secret; a place that already holds this mint is not written again.
+
+        Raises:
+            Temporary, Permanent: Not written.
+            OutcomeUnknown: Perhaps written; delivering again is safe.
+        """
+        ...
+
+    def read_back(self, place: Place) -> Held:
+        """Return what the place holds now.
+
+        Raises:
+            NotFound: It holds nothing.
+            Temporary, Permanent: It could not be read.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One change of the journal, committed with its facts or not at all.
+
+    Attributes:
+        rotation: The record as it shall be; with `closed_at` set it is closed and its seal erased.
+        lineage: The record as it shall be; the journal raises `version` itself.
+        secret: Sealed beside the rotation with its mint id and token id as associated data.
+        claims: Places that belong to the lineage from now on, as (sink, location).
+        events: History rows, and audit lines.
+        must_audit: An audit line that cannot be written stops this write (before anything irreversible); otherwise
+            the write goes ahead and the failure is emitted.
+        durable: Survives a power cut once `write` returns. Repeatable steps need not.
+    """
+
+    rotation: Rotation | None = None
+    lineage: Lineage | None = None
+    secret: Secret | None = None
+    claims: tuple[tuple[str, str], ...] = ()
+    events: tuple[Event, ...] = ()
+    must_audit: bool = False
+    durable: bool = True
+
+
+class Journal(Protocol):
+    """What we must remember. Every write is atomic; readers never see half of one."""
+
+    def lineages(self, provider: str, token_ids: Sequence[str]) -> Mapping[str, Lineage]:
+        """Return what is known of these tokens, by token id; unknown ones are absent."""
+        ...
+
+    def open_rotations(self, provider: str) -> Sequence[Rotation]:
+        """Return rotations that recovery has to look at, oldest first, whoever holds them."""
+        ...
+
+    def open(self, rotation: Rotation, lineage: Lineage, events: tuple[Event, ...]) -> bool:
+        """Claim the lineage and write the intent, durably and audited, in one step.
+
+        Args:
+            rotation: In state INTENDED with `posts` = 1.
+            lineage: As read before the last look: if anything changed it since, nothing is written.
+
+        Returns:
+            False if another rotation of the lineage is open or it moved since; then nothing was written.
+
+        Raises:
+            AuditUnavailable, Temporary, Permanent: Nothing was written.
+        """
+        ...
+
+    def claim(self, rotation_id: str) -> Rotation | None:
+        """Take over an open rotation that nobody alive holds; None if somebody does or it is closed."""
+        ...
+
+    def release(self, rotation_id: str) -> None:
+        """Let others claim an open rotation that we hold."""
+        ...
+
+    def write(self, write: Write) -> None:
+        """Commit one change. A rotation in it must be held by us.
+
+        Raises:
+            AuditUnavailable: Only with `must_audit`; nothing was written.
+            Temporary: Disk full or locked; nothing was written.
+            Permanent: We no longer hold the rotation, or the journal is damaged.
+        """
+        ...
+
+    def secret(self, rotation: Rotation) -> Secret:
+        """Return the sealed value of a rotation.
+
+        Raises:
+            Permanent: There is none, or no key opens it.
+        """
+        ...
+
+    def fingerprint(self, secret: Secret) -> str:
+        """Return `keyid:hex` of the secret under the journal's own fingerprint key."""
+        ...
+
+    def place_owners(self, places: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], tuple[str, str]]:
+        """Return (provider, lineage) by (sink, location) for the places that somebody owns."""
+        ...
+
+    def preflight(self) -> None:
+        """Show that journal and audit can be written and have space.
+
+        Raises:
+            Temporary, Permanent: They cannot.
+        """
+        ...
+
+    def erase(self) -> None:
+        """Checkpoint and truncate so that erased seals are gone from the disk; called at the end of a sweep."""
+        ...

@@ -1,0 +1,1 @@
+"""The APIs that own tokens and rotate them, one package each."""

@@ -1,0 +1,71 @@
+"""Where secrets go. One file is one sink: `rotator/sinks/<type>.py`, found by the name of its type.
+
+To add a sink, add one file that exposes exactly three names:
+
+- `Options`: a pydantic model of the keys of `[sinks.X]` besides `type`.
+- `DeliveryOptions`: likewise of a `[[policies.P.deliver]]` block besides `sink` and `required`. Its `model_dump()` is
+  what `Sink.resolve` gets; templates in it are parsed in a validator, so that a typing error is found at load.
+- `build(name, options, base)`: returns a `rotator.ports.Sink`; relative paths count from the folder `base`.
+
+Both models forbid unknown keys, and hide input in their errors (somebody may have pasted a secret). `build` contacts
+nothing. Run the contract suite of the tests over the sink with a harness of a few lines. Modules whose names begin with
+an underscore are parts of sinks, not sinks.
+"""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from pydantic import BaseModel
+
+from rotator.ports import Sink
+from rotator.text import visible
+
+
+class SinkModule(Protocol):
+    """What a module in this folder looks like; `build` is given an instance of the module's own `Options`."""
+
+    Options: type[BaseModel]
+    DeliveryOptions: type[BaseModel]
+
+    def build(self, name: str, options: Any, base: Path) -> Sink:
+        """Return the sink.
+
+        Args:
+            name: As in `[sinks.<name>]`.
+            options: Validated.
+            base: The folder of the configuration file.
+        """
+        ...
+
+
+@cache
+def types() -> tuple[str, ...]:
+    """Return the names of all sink types, sorted, without loading any."""
+    return tuple(sorted(found.name for found in pkgutil.iter_modules(__path__) if not found.name.startswith("_")))
+
+
+def load(kind: str) -> SinkModule:
+    """Return the module of a sink type: the one place that imports by name, so that only used SDKs are loaded.
+
+    Raises:
+        ValueError: There is no such type; the message lists them.
+    """
+    if kind not in types():
+        near = difflib.get_close_matches(kind, types(), 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"there is no sink type '{visible(kind, 40)}'; {hint}known are {', '.join(types())}")
+    return cast("SinkModule", importlib.import_module(f"{__name__}.{kind}"))
+
+
+def checked(model: type[BaseModel], values: Mapping[str, object]) -> dict[str, object]:
+    """Return validated options as plain JSON-able values.
+
+    Raises:
+        pydantic.ValidationError: All problems at once.
+    """
+    return model.model_validate(values).model_dump(mode="json")

@@ -1,0 +1,285 @@
+"""The `file` sink: secrets in the files of one folder, replaced atomically, neighbours kept byte for byte.
+
+A raw file holds the secret and nothing else; of env and json files only the named keys are written. Symbolic links are
+followed to the configured directory but never below it. Each call works by itself, from what the place says and what
+the folder holds, so threads and processes may share a directory.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from rotator.errors import NotFound, Permanent
+from rotator.model import Grade, Held, Mint, Place, Receipt
+from rotator.secret import Secret
+from rotator.sinks import _env, _folder, _json
+from rotator.sinks._paths import parse_path, relative_path
+from rotator.templates import FIELD_PLACEHOLDERS, PLACEHOLDERS, SECRET_FIELD, Template, render_fields
+from rotator.text import visible
+
+_MODE = re.compile(r"0?[0-7]{3}")
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_SAMPLE = Mint("sample", "sample", "sample", Secret("sample"), _EPOCH, _EPOCH)
+
+
+class _Keyed(Protocol):
+    """What a format of files with keys can do; see `_env` and `_json`."""
+
+    def problem(self, content: bytes) -> str: ...
+
+    def merge(self, content: bytes, fields: Mapping[str, str]) -> bytes: ...
+
+    def value(self, content: bytes, key: str) -> str | None: ...
+
+
+_KEYED: dict[str, _Keyed] = {"env": _env, "json": _json}
+
+
+class Options(BaseModel):
+    """`[sinks.X]` with `type = "file"`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    directory: str = Field(
+        min_length=1,
+        description="Folder below which all files lie; relative to the configuration's folder. Made 0700 if missing.",
+    )
+
+    @field_validator("directory")
+    @classmethod
+    def _seen(cls, text: str) -> str:
+        if visible(text, len(text)) != text:
+            raise ValueError("contains characters that cannot be seen")
+        return text
+
+
+class DeliveryOptions(BaseModel):
+    """A deliver block whose sink is of type `file`."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    path: str = Field("{name}", description="Below the directory; a slash makes a folder. Placeholders are encoded.")
+    format: Literal["raw", "env", "json"] = Field("raw", description="raw: the secret and nothing else.")
+    fields: dict[str, str] | None = Field(
+        None, description='Keys written into an env or json file; { token = "{secret}" } if not given.'
+    )
+    mode: str = Field("0600", description="Permission bits of the file, octal.")
+
+    @field_validator("path")
+    @classmethod
+    def _path(cls, text: str) -> str:
+        parse_path(text)
+        return text
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _usable(cls, text: object) -> object:
+        if not isinstance(text, str) or not _MODE.fullmatch(text):
+            raise ValueError('must be three octal digits in quotes, such as "0600" or "0640"')
+        if int(text, 8) & 0o600 != 0o600:
+            raise ValueError("must let the owner read and write, such as 0600")
+        if int(text, 8) & 0o002:
+            raise ValueError("must not let everybody write, use 0600 or 0640")
+        return text
+
+    @model_validator(mode="after")
+    def _whole(self) -> "DeliveryOptions":
+        if self.format == "raw":
+            if self.fields is not None:
+                raise ValueError('fields need format = "env" or "json": a raw file holds the secret and nothing else')
+            return self
+        self.fields = {"token": SECRET_FIELD} if self.fields is None else self.fields
+        for key, text in self.fields.items():
+            _check_field(self.format, key, text)
+        if SECRET_FIELD not in self.fields.values():
+            raise ValueError(f'fields need one key that is exactly "{SECRET_FIELD}", so that it can be read back')
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A place as it is journalled: all that writing needs, whatever the configuration says by then.
+
+    Attributes:
+        names: Of the folders below the directory and, last, of the file.
+        facts: Those that fields use.
+    """
+
+    directory: str
+    names: tuple[str, ...]
+    format: str
+    mode: int
+    fields: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, place: Place) -> "_Target":
+        try:
+            return msgspec.convert(place.options, cls)
+        except msgspec.ValidationError:
+            raise Permanent(
+                f"{place.location}: was journalled by a version of rotator that is not compatible"
+            ) from None
+
+    @property
+    def secret_key(self) -> str:
+        """The key that is read back."""
+        return next(key for key, text in self.fields.items() if text == SECRET_FIELD)
+
+
+def build(name: str, options: Options, base: Path) -> "FileSink":
+    """See `rotator.sinks`."""
+    return FileSink(name, base / os.path.expanduser(options.directory))
+
+
+class FileSink:
+    """See `ports.Sink`; a place is proven by writing, syncing and removing a file beside the real one.
+
+    Args:
+        name: As configured.
+        directory: Need not exist yet; its parent must.
+    """
+
+    preflight_grade = Grade.PROVEN
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self._directory = os.path.abspath(directory)
+
+    def resolve(self, options: Mapping[str, object], facts: Mapping[str, str]) -> Place:
+        """See `ports.Sink`. A raw file is one place; in env and json files every key is."""
+        block = DeliveryOptions.model_validate(dict(options))
+        names = relative_path(parse_path(block.path), facts)
+        fields = block.fields or {}
+        target = _Target(self._directory, names, block.format, int(block.mode, 8), fields, _used(fields, facts))
+        _check_values(target)
+        path = "/".join((self._directory, *names))
+        location = f"{path}#{target.secret_key}" if fields else path
+        parts = tuple(f"{path}#{key}" for key in sorted(fields))
+        return Place(self.name, location, msgspec.to_builtins(target), parts=parts)
+
+    def preflight(self, place: Place) -> None:
+        """See `ports.Sink`."""
+        target = _Target.of(place)
+        with _folder.translated(place.location):
+            _prove(target)
+
+    def deliver(self, place: Place, mint: Mint) -> Receipt:
+        """See `ports.Sink`. If the content would not change, nothing is written but what is there is made durable."""
+        target = _Target.of(place)
+        with _folder.translated(place.location):
+            version = _write(target, mint)
+        return Receipt(place.location, version)
+
+    def read_back(self, place: Place) -> Held:
+        """See `ports.Sink`. Line ends that an editor left behind the secret of a raw file are not part of it."""
+        target = _Target.of(place)
+        with _folder.translated(place.location):
+            return _held(target)
+
+
+def _check_field(kind: str, key: str, text: str) -> None:
+    if kind == "env" and not _env.KEY.fullmatch(key):
+        raise ValueError(f"fields: '{visible(key)}' cannot name a variable; use letters, digits and _")
+    if not key or visible(key, len(key)) != key:
+        raise ValueError(f"fields: '{visible(key)}' cannot be a key; use characters that can be seen")
+    try:
+        Template.parse(text, FIELD_PLACEHOLDERS)
+    except ValueError as error:
+        raise ValueError(f"fields: {key}: {error}") from None
+
+
+def _used(fields: Mapping[str, str], facts: Mapping[str, str]) -> dict[str, str]:
+    """Return the facts that the fields use: the others need not be journalled."""
+    names = {name for text in fields.values() for name in Template.parse(text, FIELD_PLACEHOLDERS).names}
+    return {name: facts.get(name, "") for name in PLACEHOLDERS if name in names}
+
+
+def _check_values(target: _Target) -> None:
+    """Find values that could not be written before a secret depends on it."""
+    rendered = render_fields(target.fields, _SAMPLE, target.facts)
+    if target.format == "env" and (key := _env.unwritable(rendered)):
+        raise Permanent(_unwritable(key))
+
+
+def _unwritable(key: str) -> str:
+    return f"the value of {key} has characters on which readers of env files disagree; use json, or leave the key out"
+
+
+def _prove(target: _Target) -> None:
+    with _folder.opened(Path(target.directory), target.names[:-1], create=True) as folder:
+        _folder.lock(folder)
+        _folder.remove_leftovers(folder)
+        existing = _folder.read(folder, target.names[-1])
+        _refuse_unmergeable(target, existing)
+        _folder.prove_writable(folder, target.names[-1], existing, target.mode)
+
+
+def _write(target: _Target, mint: Mint) -> str:
+    with _folder.opened(Path(target.directory), target.names[:-1], create=True) as folder:
+        _folder.lock(folder)
+        _folder.remove_leftovers(folder)
+        existing = _folder.read(folder, target.names[-1])
+        _refuse_unmergeable(target, existing)
+        content = _merged(target, existing.content if existing else b"", mint)
+        if existing and existing.content == content and existing.mode == target.mode:
+            _folder.sync(folder, target.names[-1])
+            return existing.version
+        return _folder.replace(folder, target.names[-1], content, target.mode, existing)
+
+
+def _held(target: _Target) -> Held:
+    try:
+        with _folder.opened(Path(target.directory), target.names[:-1], create=False) as folder:
+            existing = _folder.read(folder, target.names[-1])
+    except FileNotFoundError:
+        existing = None
+    if existing is None:
+        raise NotFound("there is no such file")
+    secret = _secret(target, existing)
+    if not secret:
+        raise NotFound("the file holds no secret there")
+    return Held(secret, version=existing.version)
+
+
+def _refuse_unmergeable(target: _Target, existing: _folder.Existing | None) -> None:
+    """Refuse a file whose other content would be lost; what cannot be understood is never taken for empty."""
+    if existing is None:
+        return
+    if target.format in _KEYED:
+        reason = _KEYED[target.format].problem(existing.content)
+        if reason:
+            raise Permanent(f"{reason}, so its other keys could be lost; repair or remove the file")
+    elif kind := _keyed_kind(existing.content):
+        raise Permanent(f'it is {kind} file, which format = "raw" would replace whole; set format, or remove the file')
+
+
+def _keyed_kind(content: bytes) -> str:
+    """Return "an env" or "a json" for a file that clearly holds keys, empty for anything else."""
+    if content.lstrip().startswith(b"{") and not _json.problem(content):
+        return "a json"
+    return "an env" if _env.holds_keys(content) else ""
+
+
+def _merged(target: _Target, content: bytes, mint: Mint) -> bytes:
+    if target.format not in _KEYED:
+        return mint.secret.reveal().encode("utf-8", "surrogatepass")
+    fields = render_fields(target.fields, mint, target.facts)
+    if target.format == "env" and (key := _env.unwritable(fields)):
+        raise Permanent(_unwritable(key))
+    return _KEYED[target.format].merge(content, fields)
+
+
+def _secret(target: _Target, existing: _folder.Existing) -> Secret | None:
+    if target.format not in _KEYED:
+        return Secret(existing.content.decode(errors="replace").rstrip("\r\n"))
+    _refuse_unmergeable(target, existing)
+    found = _KEYED[target.format].value(existing.content, target.secret_key)
+    return None if found is None else Secret(found)
