@@ -70,12 +70,12 @@ class _Commands(click.Group):
 def cli(debug: bool) -> None:
     """Rotate Astronomer API tokens on schedule, and never lose one.
 
-    Exit codes: 0 all well, 1 something failed or is unsettled (run again), 2 usage or config error, 3 the brake refused,
-    4 `plan --check`: changes are due, 5 the credential is dead or a token was quarantined, 130 interrupted.
+    Exit codes: 0 all well, 1 something failed or is unsettled (run again), 2 usage or config error, 3 the brake
+    refused, 4 `plan --check`: changes are due, 5 the credential is dead or a token was quarantined, 130 interrupted.
     """
 
 
-def config_option(command: Callable[..., None]) -> Callable[..., None]:
+def config_option(command: Callable[..., int]) -> Callable[..., int]:
     """Add `--config`."""
     return click.option(
         "--config",
@@ -133,5 +133,5 @@ def exit_code_of(error: RotatorError) -> int:
     return USAGE if isinstance(error, ConfigError | Permanent) else FAILED
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal module's signature
     raise KeyboardInterrupt

@@ -38,6 +38,7 @@ _ORGANIZATION_ROLES = frozenset(
     f"ORGANIZATION_{name}" for name in ("OWNER", "BILLING_ADMIN", "MEMBER", "OBSERVE_ADMIN", "OBSERVE_MEMBER")
 )
 _WORKSPACE_ROLES = frozenset(f"WORKSPACE_{name}" for name in ("OWNER", "OPERATOR", "AUTHOR", "MEMBER", "ACCESSOR"))
+_MANAGERS = ("WORKSPACE_OWNER", "WORKSPACE_OPERATOR")  # the first manages deployment tokens as well
 _SORTS = frozenset({"name", "description", "createdAt", "updatedAt", "tokenStartAt"})
 _NESTED_SORTS = _SORTS | {"id", "shortToken", "createdById", "updatedById"}
 
@@ -375,9 +376,6 @@ class Api:
         return profile if author is None else profile | {"apiTokenName": author.name}
 
 
-_MANAGERS = ("WORKSPACE_OWNER", "WORKSPACE_OPERATOR")
-
-
 def _operation(method: str, token_id: str | None, verb: str | None) -> str:
     if verb:
         return verb if method == "POST" else ""
@@ -395,18 +393,20 @@ def _time(moment: datetime) -> str:
 
 
 def _comparable(record: Record, name: str) -> str:
-    read: Mapping[str, Callable[[Record], str]] = {
-        "name": lambda row: row.name,
-        "description": lambda row: row.description,
-        "createdAt": lambda row: _time(row.created_at),
-        "updatedAt": lambda row: _time(row.updated_at),
-        "tokenStartAt": lambda row: _time(row.start_at),
-        "id": lambda row: row.id,
-        "shortToken": lambda row: row.short_token,
-        "createdById": lambda row: row.created_by,
-        "updatedById": lambda row: row.updated_by,
-    }
-    return read[name](record)
+    return _COMPARED[name](record)
+
+
+_COMPARED: Mapping[str, Callable[[Record], str]] = {
+    "name": lambda row: row.name,
+    "description": lambda row: row.description,
+    "createdAt": lambda row: _time(row.created_at),
+    "updatedAt": lambda row: _time(row.updated_at),
+    "tokenStartAt": lambda row: _time(row.start_at),
+    "id": lambda row: row.id,
+    "shortToken": lambda row: row.short_token,
+    "createdById": lambda row: row.created_by,
+    "updatedById": lambda row: row.updated_by,
+}
 
 
 def _reaches(record: Record, entity_id: str) -> bool:

@@ -117,24 +117,20 @@ class Faults:
         for key in rates:
             if key not in known:
                 raise ValueError(f"rates.{key}: no such fault")
-        return cls(rates={known[key]: _number(f"rates.{key}", rate) for key, rate in rates.items()}, **_settings(table))
+        seed = table.pop("seed", 0)
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ValueError("seed: must be a whole number")
+        for key in table:
+            if key not in _SETTINGS:
+                raise ValueError(f"{key}: no such key")
+        chances = {known[key]: _number(f"rates.{key}", rate) for key, rate in rates.items()}
+        return cls(chances, seed, **{key: _number(key, given) for key, given in table.items()})
 
 
-def _settings(table: Mapping[str, object]) -> "dict[str, int | float]":
-    found: dict[str, int | float] = {}
-    for key, given in table.items():
-        if key not in {"seed", "late_by_s", "hang_s", "latency_s", "read_share"}:
-            raise ValueError(f"{key}: no such key")
-        found[key] = _number(key, given)
-    if not isinstance(found.get("seed", 0), int):
-        raise ValueError("seed: must be a whole number")
-    return found
-
-
-def _number(key: str, given: object) -> int | float:
+def _number(key: str, given: object) -> float:
     if isinstance(given, bool) or not isinstance(given, int | float):
         raise ValueError(f"{key}: must be a number")
-    return given
+    return float(given)
 
 
 class FaultPlan:

@@ -1,8 +1,9 @@
 """Keys in an env file, every other byte of which stays as it is. Pure.
 
 Shells, python-dotenv, systemd and `docker --env-file` read such files, each a little differently. Values are written
-bare where all agree, otherwise in quotes (which Docker would keep), otherwise not at all. A quoted value may span lines;
-what looks like a key inside it is not one. Of a key that is set twice readers take the last, so all are replaced.
+bare where all agree, otherwise in quotes (which Docker would keep), otherwise not at all. A quoted value may span
+lines; what looks like a key inside it is not one. Of a key that is set twice readers take the last, so all are
+replaced.
 """
 
 import re

@@ -1,8 +1,8 @@
 """One folder of the file sink, by descriptor: opened without following links, locked, swept, written atomically.
 
 `flock` on the folder itself is held while a temporary file exists. So whoever holds the lock knows that a temporary
-file it finds belongs to a dead process, and removes it: it may hold a secret. The lock leaves no file behind. It excludes
-threads and processes of one machine; on a network file system other machines are not excluded.
+file it finds belongs to a dead process, and removes it: it may hold a secret. The lock leaves no file behind, and
+excludes threads and processes of one machine; on a network file system, other machines are not excluded.
 """
 
 import errno
@@ -223,11 +223,12 @@ def sync(folder: int, name: str) -> None:
 
 
 def _open_root(directory: Path, *, create: bool) -> int:
+    """Open the sink's directory; when it is missing nothing is known about what it holds, so that is no `NotFound`."""
     try:
         return os.open(directory, _OPEN_FOLDER)
     except FileNotFoundError:
         if not create:
-            raise
+            raise Permanent("the sink's directory does not exist; create it, or mount what should be there") from None
     with opened(directory.parent, (), create=False) as parent:
         _make(parent, directory.name)
     return os.open(directory, _OPEN_FOLDER)

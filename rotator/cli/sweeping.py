@@ -1,0 +1,264 @@
+"""`plan`, `sweep`, `settle`, `release`: deciding and acting."""
+
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from rotator.app import App, opened
+from rotator.cli import render
+from rotator.cli.main import ATTENTION, DUE, FAILED, INTERRUPTED, OK, REFUSED, config_option
+from rotator.config import load
+from rotator.engine.desk import Desk, Result
+from rotator.engine.sweep import Report, recover
+from rotator.engine.sweep import plan as make_plan
+from rotator.engine.sweep import sweep as run_sweep
+from rotator.errors import ConfigError
+from rotator.events import Event, EventName
+from rotator.logs import Log
+from rotator.model import Outcome, Policy, Token
+from rotator.planning import Candidate, Plan
+from rotator.ports import Write
+
+policy_option = click.option("--policy", "policy_name", help="Only this policy.")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+
+
+@click.command()
+@config_option
+@policy_option
+@click.option("--check", "check_due", is_flag=True, help="Exit 4 if changes are due.")
+@json_option
+def plan(config_path: Path, policy_name: str | None, check_due: bool, as_json: bool) -> int:
+    """Show what a sweep would do and why, token by token; changes nothing."""
+    config = load(config_path)
+    with opened(config, "plan", [Log(terminal=sys.stderr.isatty())], writing=False) as app:
+        return show_plan(app, app.policies(policy_name), as_json=as_json, check_due=check_due)
+
+
+def show_plan(app: App, policies: Sequence[Policy], *, as_json: bool, check_due: bool = False) -> int:
+    """Print the plan of all providers and return the exit code."""
+    with tempfile.TemporaryFile("w+", prefix="rotator-plan-") as spool:
+
+        def skipped(row: Candidate | tuple[Token, None]) -> None:
+            spool.write(json.dumps(render.candidate_row(row)) + "\n")
+
+        plans = [make_plan(desk, mine, skipped=skipped) for desk, mine in _per_desk(app, policies)]
+        spool.seek(0)
+        rows = (json.loads(line) for line in spool)
+        if as_json:
+            render.write_json(_plan_head(plans), {"skipped": rows})
+        else:
+            _print_plan(plans)
+    if any(made.refused for made in plans):
+        return REFUSED
+    return DUE if check_due and any(made.due for made in plans) else OK
+
+
+@click.command()
+@config_option
+@policy_option
+@click.option("--yes", is_flag=True, help="Do not ask on a terminal.")
+@click.option("--accept", metavar="PLAN_ID", help="Lift the brake for exactly this plan.")
+@click.option("--dry-run", is_flag=True, help="The same as `rotator plan`.")
+@json_option
+def sweep(
+    config_path: Path, policy_name: str | None, yes: bool, accept: str | None, dry_run: bool, as_json: bool
+) -> int:
+    """One pass: recover, plan, rotate, deliver, verify, settle."""
+    config = load(config_path)
+    with opened(config, "sweep", [Log(terminal=sys.stderr.isatty())], writing=not dry_run) as app:
+        policies = app.policies(policy_name)
+        if dry_run:
+            return show_plan(app, policies, as_json=as_json)
+        ask = sys.stdin.isatty() and not yes
+        reports = run(app, policies, accept, ask=ask)
+        return finish(reports, as_json=as_json, stopped=False)
+
+
+def run(app: App, policies: Sequence[Policy], accept: str | None, *, ask: bool) -> list[Report]:
+    """Sweep every provider; Ctrl-C and SIGTERM finish or journal what has begun."""
+    reports = []
+    for desk, mine in _per_desk(app, policies):
+        with _politely(desk):
+            reports.append(run_sweep(desk, mine, accept, _confirm if ask else _unasked))
+    return reports
+
+
+def finish(reports: list[Report], *, as_json: bool, stopped: bool) -> int:
+    """Print what was done and return the exit code."""
+    results = [result for report in reports for result in report.results]
+    plans = [report.plan for report in reports]
+    if as_json:
+        groups = {key: [render.result_row(r) for r in rows] for key, rows in _grouped(results).items()}
+        render.write_json(_plan_head(plans) | {"skipped_counts": _counts(plans)} | groups | {"retired": []})
+    elif any(not report.confirmed for report in reports):
+        click.echo("Nothing was rotated.")
+    else:
+        _print_results(results, plans)
+    if stopped or any(report.interrupted and not _dead(report) for report in reports):
+        return INTERRUPTED
+    return exit_code(results, plans)
+
+
+def exit_code(results: Sequence[Result], plans: Sequence[Plan]) -> int:
+    """Return the first that holds: a dead credential, the brake, something unfinished, a new quarantine, all well."""
+    if any(result.credential_dead for result in results):
+        return ATTENTION
+    if any(made.refused for made in plans):
+        return REFUSED
+    outcomes = {result.outcome for result in results}
+    if outcomes & {Outcome.FAILED, Outcome.UNSETTLED, Outcome.LOST}:
+        return FAILED
+    return ATTENTION if Outcome.QUARANTINED in outcomes else OK
+
+
+@click.command()
+@config_option
+@json_option
+def settle(config_path: Path, as_json: bool) -> int:
+    """Finish what is unsettled now; nothing new is rotated."""
+    config = load(config_path)
+    with opened(config, "settle", [Log(terminal=sys.stderr.isatty())], writing=True) as app:
+        reports = []
+        for desk in app.desks:
+            with _politely(desk):
+                reports.append(Report(results=recover(desk), interrupted=desk.stop.is_set()))
+                desk.journal.erase()
+        return finish(reports, as_json=as_json, stopped=False)
+
+
+@click.command()
+@config_option
+@click.argument("token")
+@click.option("--accept-move", is_flag=True, help="Let its secret go to a new place.")
+def release(config_path: Path, token: str, accept_move: bool) -> int:
+    """Lift a quarantine of TOKEN (id or name), or accept that it goes to a new place."""
+    config = load(config_path)
+    with opened(config, "release", [Log(terminal=sys.stderr.isatty())], writing=True) as app:
+        found = [(desk, row) for desk in app.desks for row in app.reader.find_lineages(desk.provider.name, token)]
+        if len(found) != 1:
+            ids = ", ".join(row.token_id for _, row in found) or "none"
+            raise ConfigError.of("TOKEN", f"{token!r} names {len(found)} known tokens ({ids}); give one id")
+        desk, lineage = found[0]
+        freed = replace(lineage, quarantined_at=None, quarantine_reason="", failures=0, retry_at=None)
+        freed = replace(freed, move_accepted=accept_move or lineage.move_accepted)
+        said = "a person accepted a new place" if accept_move else "a person lifted the quarantine"
+        event = Event(
+            name=EventName.TOKEN_RELEASED,
+            at=app.clock.now(),
+            provider=lineage.provider,
+            token_id=lineage.token_id,
+            token_name=lineage.name,
+            message=said,
+        )
+        desk.journal.write(Write(lineage=freed, events=(event,), must_audit=True))
+        click.echo(f"{lineage.token_id}: {said}; the next sweep goes on with it.")
+    return OK
+
+
+@contextmanager
+def _politely(desk: Desk) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into `stop`; a second one leaves at once, which the journal survives."""
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal module's signature
+        if desk.stop.is_set():
+            raise KeyboardInterrupt
+        desk.stop.set()
+        click.echo("rotator: stopping; what has begun is finished first", err=True)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _per_desk(app: App, policies: Sequence[Policy]) -> list[tuple[Desk, list[Policy]]]:
+    rows = [(desk, [policy for policy in policies if policy in desk.policies]) for desk in app.desks]
+    return [(desk, mine) for desk, mine in rows if mine]
+
+
+def _confirm(made: Plan) -> bool:
+    _print_plan([made])
+    return not made.admitted or click.confirm(f"Rotate {len(made.admitted)} tokens now?", err=True)
+
+
+def _unasked(made: Plan) -> bool:  # noqa: ARG001 - the same shape as _confirm
+    return True
+
+
+def _dead(report: Report) -> bool:
+    return any(result.credential_dead for result in report.results)
+
+
+def _plan_head(plans: Sequence[Plan]) -> dict[str, object]:
+    return {
+        "plan_id": "-".join(made.id for made in plans),
+        "due": [render.candidate_row(candidate) for made in plans for candidate in made.due],
+        "refused": [
+            {"policy": refusal.policy, "reason": refusal.reason, "message": refusal.message}
+            for made in plans
+            for refusal in made.refused
+        ],
+    }
+
+
+def _counts(plans: Sequence[Plan]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for made in plans:
+        for skip, count in made.skipped.items():
+            total[str(skip)] = total.get(str(skip), 0) + count
+    return total
+
+
+def _grouped(results: Sequence[Result]) -> dict[str, list[Result]]:
+    return {
+        "rotated": [r for r in results if r.posted],
+        "settled": [r for r in results if r.outcome is Outcome.SETTLED],
+        "unsettled": [r for r in results if r.outcome in (Outcome.UNSETTLED, Outcome.LOST)],
+        "failed": [r for r in results if r.outcome in (Outcome.FAILED, Outcome.QUARANTINED)],
+    }
+
+
+def _print_plan(plans: Sequence[Plan]) -> None:
+    rows = [
+        (c.token.name, str(c.token.scope), c.policy.name, str(c.decision.due), c.decision.message)
+        for made in plans
+        for c in made.due
+    ]
+    console = render.console()
+    if rows:
+        console.print(render.table("Due", ("Token", "Scope", "Policy", "Reason", "Why"), rows))
+    skipped = ", ".join(f"{count} {skip}" for skip, count in sorted(_counts(plans).items())) or "none"
+    console.print(f"{len(rows)} due; skipped: {skipped}; plan {'-'.join(made.id for made in plans)}", markup=False)
+    for made in plans:
+        for refusal in made.refused:
+            console.print(f"REFUSED {refusal.policy}: {refusal.message}", markup=False)
+
+
+def _print_results(results: Sequence[Result], plans: Sequence[Plan]) -> None:
+    rows = [
+        (r.name, r.scope, r.policy, str(r.reason), str(r.outcome or "skipped"), "\n".join(r.locations), r.message)
+        for r in results
+    ]
+    console = render.console()
+    if rows:
+        columns = ("Token", "Scope", "Policy", "Reason", "Outcome", "Where the secret went", "Remark")
+        shown = columns if any(row[-1] for row in rows) else columns[:-1]
+        console.print(render.table("Rotated", shown, [row[: len(shown)] for row in rows]))
+    groups = {name: len(found) for name, found in _grouped(results).items() if found}
+    said = ", ".join(f"{count} {name}" for name, count in groups.items()) or "nothing was due"
+    skipped = ", ".join(f"{count} {skip}" for skip, count in sorted(_counts(plans).items())) or "none"
+    console.print(f"{said}; skipped: {skipped}", markup=False)
+    for made in plans:
+        for refusal in made.refused:
+            console.print(f"REFUSED {refusal.policy}: {refusal.message}", markup=False)
