@@ -113,5 +113,7 @@ def test_what_is_no_secret_is_not_shown(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "token").write_bytes(content)
     with pytest.raises(ConfigError, match="holds no text of at most 65536 bytes") as caught:
         Reference.parse("file:token").read(tmp_path)
-    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
-    assert b"canary" not in "".join(frame for frame in shown.format() if "content =" not in frame).encode()
+    ours = caught.value.__traceback__
+    assert ours is not None
+    frames = traceback.TracebackException(ConfigError, caught.value, ours.tb_next, capture_locals=True)
+    assert "canary" not in "".join(frames.format())

@@ -57,11 +57,11 @@ def _faults(chosen: str, seed: int) -> Faults:
 
 def _serve(config: SandboxConfig, credential_file: Path | None) -> int:
     stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
     with tempfile.TemporaryDirectory(prefix="rotator-sandbox-") as folder, Sandbox(config) as sandbox:
         path = credential_file or Path(folder) / "credential"
         _write_private(path, sandbox.credential)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopped.set())
         ready = {
             "url": sandbox.url,
             "organization_id": sandbox.organization_id,

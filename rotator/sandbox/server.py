@@ -209,22 +209,30 @@ class _Server(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=2,
         )
         super().__init__(config)
         self._sandbox_app = app
 
+    async def main_loop(self) -> None:
+        """Replace uvicorn's, which looks ten times a second only and fills in headers that the app sets itself."""
+        while not self.should_exit:
+            await asyncio.sleep(0.01)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Replace uvicorn's, which waits for answers."""
         for server in self.servers:
             server.close()
+        for listener in sockets or []:
+            listener.close()
         self._sandbox_app.stop()
         for connection in list(self.server_state.connections):
             if connection.transport is not None:
                 connection.transport.abort()
         await asyncio.sleep(0.01)  # until the connections know that they are lost
-        for task in list(self.server_state.tasks):
+        tasks = list(self.server_state.tasks)
+        for task in tasks:
             task.cancel()
-        await super().shutdown(sockets)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @dataclass(frozen=True, slots=True)

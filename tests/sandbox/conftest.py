@@ -36,7 +36,7 @@ def connect(stack: ExitStack) -> Connect:
     def client(sandbox: Sandbox, bearer: str | None = None, timeout: float = 10.0) -> httpx.Client:
         headers = {"Authorization": f"Bearer {sandbox.credential if bearer is None else bearer}"}
         return stack.enter_context(
-            httpx.Client(base_url=sandbox.url, headers=headers, timeout=timeout, trust_env=False)
+            httpx.Client(base_url=sandbox.url, headers=headers, timeout=timeout, trust_env=False, verify=False)
         )
 
     return client

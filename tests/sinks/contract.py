@@ -221,7 +221,7 @@ class SinkContract:
         with harness.broken(place):
             with raising_without_secret(Temporary, Permanent):
                 harness.sink.preflight(place)
-            with raising_without_secret(Temporary, Permanent) as _:
+            with raising_without_secret(Temporary, Permanent):
                 harness.sink.deliver(place, mint())
         assert harness.read(place) == OTHER
 
