@@ -53,7 +53,9 @@ class App:
 
 
 @contextmanager
-def opened(config: Config, actor: str, listeners: Sequence[Emit], *, writing: bool) -> Iterator[App]:
+def opened(
+    config: Config, actor: str, listeners: Sequence[Emit], *, writing: bool, clock: Clock | None = None
+) -> Iterator[App]:
     """Build everything for one command and close it afterwards.
 
     Args:
@@ -61,11 +63,12 @@ def opened(config: Config, actor: str, listeners: Sequence[Emit], *, writing: bo
         actor: What runs, for the audit: the command's name.
         listeners: Told of every event.
         writing: Whether the journal may be created and written; without it nothing on disk changes.
+        clock: The system's if not given.
 
     Raises:
         ConfigError, Temporary: The journal, its key or a provider cannot be used.
     """
-    emit, clock = _fan_out(listeners), SystemClock()
+    emit, clock = _fan_out(listeners), clock or SystemClock()
     with ExitStack() as stack:
         journal = _journal(config, actor, emit, clock) if writing else Reader(config.journal_path)
         stack.callback(journal.close)
