@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 
-from rotator.model import Lineage, Place, Policy, Reason, Scope, Share, Skip, State, Token
+from rotator.model import Lineage, Place, Policy, Reason, Scope, Select, Share, Skip, State, Token
 from rotator.timing import spoken, stamp
 
 PERCENT_BRAKE_FROM = 20  # below this many selected tokens a percentage says nothing
@@ -94,15 +94,22 @@ def selects(policy: Policy, token: Token) -> bool:
         return False
     if token.kind == "DIRECT_ACCESS" and token.id not in select.ids:
         return False  # verified at the data plane, so an old secret may outlive its rotation: only when named by id
-    if select.workspaces and token.scope is not Scope.ORGANIZATION and token.workspace_id not in select.workspaces:
-        return False
-    if select.deployments and token.scope is Scope.DEPLOYMENT and token.deployment_id not in select.deployments:
+    if not _at_home(select, token):
         return False
     if select.roles and not any(role.role in select.roles for role in token.roles):
         return False
     return any(fnmatchcase(token.name, glob) for glob in select.names) and not any(
         fnmatchcase(token.name, glob) for glob in select.exclude_names
     )
+
+
+def _at_home(select: Select, token: Token) -> bool:
+    if token.scope is Scope.DEPLOYMENT and select.deployments:
+        if token.deployment_id not in select.deployments:
+            return False
+        if not token.workspace_id:  # v1alpha1 does not say it; a deployment that is named needs no second proof
+            return True
+    return not select.workspaces or token.scope is Scope.ORGANIZATION or token.workspace_id in select.workspaces
 
 
 def decide(token: Token, policy: Policy, lineage: Lineage | None, now: datetime) -> Decision:

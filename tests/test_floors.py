@@ -1,0 +1,108 @@
+"""A module imports only from floors below its own; the thinking floors know no clock, network or dice."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "rotator"
+
+# The first prefix that fits decides. Words, thinking, ports, adapters, engine, shell; the sandbox stands apart.
+FLOORS = [
+    ("rotator.sandbox", -1),
+    ("rotator.secret", 0), ("rotator.errors", 0), ("rotator.model", 0), ("rotator.events", 0), ("rotator.text", 0),
+    ("rotator.claims", 1), ("rotator.timing", 1), ("rotator.templates", 1), ("rotator.planning", 1),
+    ("rotator.ports", 2),
+    ("rotator.providers", 3), ("rotator.sinks", 3), ("rotator.journal", 3), ("rotator.audit", 3),
+    ("rotator.credentials", 3), ("rotator.clock", 3), ("rotator.logs", 3),
+    ("rotator.engine", 4),
+    ("rotator.config", 5), ("rotator.app", 5), ("rotator.cli", 5), ("rotator.__main__", 5),
+]  # fmt: skip
+MAY_USE_THE_SANDBOX = {"rotator.cli.demo"}
+IMPURE = {"time", "random", "socket", "ssl", "httpx", "threading", "subprocess", "os", "secrets", "uuid"}
+BROAD = {
+    "rotator/app.py": 1,  # listener
+    "rotator/cli/main.py": 1,  # request
+    "rotator/engine/rotation.py": 2,  # plug-in call
+    "rotator/engine/sweep.py": 1,  # token
+    "rotator/journal/writer.py": 1,  # job
+}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in ROOT.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def floor_of(name: str) -> int | None:
+    return next((floor for prefix, floor in FLOORS if name == prefix or name.startswith(prefix + ".")), None)
+
+
+def imports_of(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found.add(node.module or "")
+            if node.module == "rotator":
+                found |= {f"rotator.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_imports_go_down(path: Path) -> None:
+    """Every import of ours comes from the same floor's own package or from below, and every module has a floor."""
+    name = name_of(path)
+    mine = 0 if name == "rotator" else floor_of(name)
+    assert mine is not None, f"{name} stands on no floor: put it into FLOORS"
+    for imported in imports_of(path):
+        theirs = floor_of(imported)
+        if theirs is None or imported.split(".")[:2] == name.split(".")[:2]:
+            continue
+        if theirs == -1 or mine == -1:
+            assert name in MAY_USE_THE_SANDBOX, f"{name} imports {imported} across the sandbox's wall"
+        else:
+            assert theirs <= mine, f"{name} (floor {mine}) imports {imported} (floor {theirs})"
+
+
+@pytest.mark.parametrize("path", [p for p in modules() if floor_of(name_of(p)) in (0, 1)], ids=name_of)
+def test_the_thinking_part_is_pure(path: Path) -> None:
+    """Words and thinking import no clock, network, randomness or operating system."""
+    assert not {name.split(".")[0] for name in imports_of(path)} & IMPURE
+
+
+def test_broad_excepts_stand_at_named_boundaries_only() -> None:
+    """`except Exception` exists exactly where the list says."""
+    found = {
+        str(path.relative_to(ROOT.parent)): count
+        for path in modules()
+        if (count := sum(broad(node) for node in ast.walk(ast.parse(path.read_text()))))
+    }
+    assert found == BROAD
+
+
+def broad(node: ast.AST) -> bool:
+    return isinstance(node, ast.ExceptHandler) and (
+        node.type is None or (isinstance(node.type, ast.Name) and node.type.id == "Exception")
+    )
+
+
+def test_every_exception_is_drawn_in_the_tree() -> None:
+    """Errors are defined in errors.py alone, and its docstring names each."""
+    from rotator import errors
+
+    for name, kind in vars(errors).items():
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            assert name in (errors.__doc__ or "")
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            ours = path.name != "errors.py" and "sandbox" not in path.parts
+            if isinstance(node, ast.ClassDef) and ours:
+                assert not any(
+                    isinstance(base, ast.Name) and base.id.endswith(("Error", "Exception")) for base in node.bases
+                )
