@@ -1,0 +1,307 @@
+"""The journal: atomic, sealed, fenced, shared by processes, and clear when it cannot work."""
+
+import base64
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from rotator.audit import AuditFile, Author, verify
+from rotator.errors import AuditUnavailable, ConfigError, Permanent, RotatorError, Temporary
+from rotator.events import Event, EventName
+from rotator.journal.lock import refuse_network_file_system
+from rotator.journal.rows import translated
+from rotator.journal.sealing import Keyring, KeySource
+from rotator.journal.sqlite import Reader, SqliteJournal, open_journal
+from rotator.model import Generation, Lineage, Reason, Rotation, Scope, State
+from rotator.ports import Write
+from rotator.secret import Secret
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+CANARY = "canary-5f3c1e77-plaintext"
+KEY = base64.b64encode(b"k" * 32).decode()
+OTHER = base64.b64encode(b"o" * 32).decode()
+
+
+def keys(folder: Path, text: str | None = KEY) -> KeySource:
+    return KeySource("env:KEY", Secret(text) if text else None, folder / "rotator.key")
+
+
+@contextmanager
+def opened(folder: Path, source: KeySource | None = None, audit: Path | None = None) -> Iterator[SqliteJournal]:
+    trail = AuditFile(audit or folder / "audit.jsonl", Author("test", str(os.getpid())))
+    journal = open_journal(folder / "rotator.db", source or keys(folder), trail)
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+def rotation(number: int = 1, **changes: object) -> Rotation:
+    made = Rotation(
+        f"r{number}", "astro", f"t{number}", f"t{number}", "p", Reason.MAX_AGE, State.INTENDED, "svc", Scope.WORKSPACE,
+        "org", Generation(None, AT), AT, (), posts=1,
+    )  # fmt: skip
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def lineage(number: int = 1, version: int = 0) -> Lineage:
+    return Lineage("astro", f"t{number}", f"t{number}", "svc", version=version)
+
+
+def fact(number: int = 1) -> Event:
+    return Event(name=EventName.ROTATION_INTENDED, at=AT, token_id=f"t{number}", rotation_id=f"r{number}")
+
+
+def minted(journal: SqliteJournal, number: int = 1) -> Rotation:
+    assert journal.open(rotation(number), lineage(number), (fact(number),))
+    sealed = rotation(number, state=State.MINTED, mint_id="m1")
+    journal.write(Write(rotation=sealed, secret=Secret(CANARY)))
+    return sealed
+
+
+def test_a_lineage_has_one_open_rotation(tmp_path: Path) -> None:
+    """A second open, and one that read the lineage before it changed, write nothing and announce nothing."""
+    with opened(tmp_path) as journal:
+        assert journal.open(rotation(), lineage(), (fact(),))
+        assert not journal.open(rotation(id="r2"), lineage(version=1), (fact(),))
+        journal.write(Write(rotation=rotation(closed_at=AT, state=State.REFUSED), lineage=lineage()))
+        assert not journal.open(rotation(id="r3"), lineage(version=1), (fact(),))
+        assert journal.open(rotation(id="r4"), lineage(version=2), (fact(),))
+    assert verify(tmp_path / "audit.jsonl").lines == 2
+
+
+def test_a_sealed_secret_survives_and_is_erased_at_the_end(tmp_path: Path) -> None:
+    """The value comes back after a restart; nothing on disk shows it; once closed, its ciphertext is gone too."""
+    with opened(tmp_path) as journal:
+        sealed = minted(journal)
+    with opened(tmp_path) as journal:
+        assert journal.claim("r1") == sealed
+        assert journal.secret(sealed).reveal() == CANARY
+        with sqlite3.connect(tmp_path / "rotator.db") as raw:
+            cipher = raw.execute("SELECT sealed FROM rotations").fetchone()[0]
+        raw.close()
+        assert CANARY.encode() not in b"".join(p.read_bytes() for p in tmp_path.iterdir() if p.is_file())
+        journal.write(Write(rotation=replace(sealed, state=State.SETTLED, closed_at=AT)))
+        journal.erase()
+        assert cipher not in b"".join(p.read_bytes() for p in tmp_path.iterdir() if p.is_file())
+        with pytest.raises(Permanent, match="no sealed secret"):
+            journal.secret(sealed)
+
+
+def test_a_sealed_value_opens_only_in_its_row() -> None:
+    """Mint id and token id are part of the seal, and so is the key."""
+    ring = Keyring(Secret(KEY), "env:KEY")
+    sealed = ring.seal(b"x", "m1", "t1")
+    assert ring.open(sealed, "m1", "t1") == b"x"
+    for mint, token in (("m2", "t1"), ("m1", "t2"), ("m1t", "1")):
+        with pytest.raises(Permanent):
+            ring.open(sealed, mint, token)
+    with pytest.raises(Permanent, match="needs the key"):
+        Keyring(Secret(OTHER), "env:KEY").open(sealed, "m1", "t1")
+
+
+def test_keys_are_rotated_by_putting_a_new_one_first(tmp_path: Path) -> None:
+    """Both keys open; afterwards the old one may go, and fingerprints stay the same."""
+    with opened(tmp_path) as journal:
+        before = journal.fingerprint(Secret("x"))
+        minted(journal)
+    with opened(tmp_path, keys(tmp_path, f"{OTHER}\n{KEY}")) as journal:
+        assert journal.secret(rotation(mint_id="m1")).reveal() == CANARY
+        assert journal.fingerprint(Secret("x")) == before
+    with opened(tmp_path, keys(tmp_path, OTHER)) as journal:
+        assert journal.fingerprint(Secret("x")) == before
+
+
+@pytest.mark.parametrize("text", [OTHER, "not base64!", "", base64.b64encode(b"short").decode()])
+def test_a_wrong_key_is_refused_and_nothing_is_lost(tmp_path: Path, text: str) -> None:
+    """A key that is wrong, malformed or empty: one sentence, the journal unchanged, the right key still works."""
+    with opened(tmp_path) as journal:
+        sealed = minted(journal)
+    before = (tmp_path / "rotator.db").read_bytes()
+    with pytest.raises(ConfigError) as caught, opened(tmp_path, KeySource("env:KEY", Secret(text or " "))):
+        pass
+    assert (text or "nothing at all") not in str(caught.value)
+    assert (tmp_path / "rotator.db").read_bytes() == before
+    with opened(tmp_path) as journal:
+        assert journal.secret(sealed).reveal() == CANARY
+
+
+def test_a_key_is_made_only_with_a_new_journal(tmp_path: Path) -> None:
+    """The key file is made 0600 with the journal; if it is gone later, it is never made again."""
+    with opened(tmp_path, keys(tmp_path, None)) as journal:
+        minted(journal)
+    made = tmp_path / "rotator.key"
+    assert made.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "rotator.db").stat().st_mode & 0o777 == 0o600
+    made.rename(tmp_path / "away")
+    with pytest.raises(ConfigError, match="put the key back"), opened(tmp_path, keys(tmp_path, None)):
+        pass
+    assert not made.exists()
+
+
+def test_a_rotation_is_fenced_by_its_holder(tmp_path: Path) -> None:
+    """Who never claimed a rotation, or gave it back, cannot write it."""
+    with opened(tmp_path) as mine, opened(tmp_path) as theirs:
+        sealed = minted(mine)
+        assert theirs.claim("r1") is None
+        with pytest.raises(Permanent, match="no longer held"):
+            theirs.write(Write(rotation=sealed))
+        mine.release("r1")
+        assert theirs.claim("r1") == sealed
+        with pytest.raises(Permanent, match="no longer held"):
+            mine.write(Write(rotation=sealed))
+
+
+def hold_and_die(folder: str) -> None:
+    """Open a rotation and die without a word."""
+    journal = open_journal(
+        Path(folder) / "rotator.db", keys(Path(folder)), AuditFile(Path(folder) / "audit.jsonl", Author("x", "y"))
+    )
+    journal.open(rotation(), lineage(), (fact(),))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
+    """After kill -9 the next process claims the rotation at once."""
+    child = multiprocessing.get_context("spawn").Process(target=hold_and_die, args=(str(tmp_path),))
+    child.start()
+    child.join()
+    with opened(tmp_path) as journal:
+        assert journal.claim("r1") == rotation()
+
+
+def race(folder: str, wins: "multiprocessing.Queue[int]") -> None:
+    """Open the same fifty lineages as everybody else."""
+    with opened(Path(folder)) as journal:
+        for number in range(50):
+            if journal.open(rotation(number, id=f"{os.getpid()}-{number}"), lineage(number), (fact(number),)):
+                wins.put(number)
+
+
+def test_two_processes_never_open_one_lineage_twice(tmp_path: Path) -> None:
+    """Of racing processes exactly one wins each lineage, and the audit chain never forks."""
+    context = multiprocessing.get_context("spawn")
+    with opened(tmp_path):
+        pass
+    wins = context.Queue()
+    children = [context.Process(target=race, args=(str(tmp_path), wins)) for _ in range(3)]
+    for child in children:
+        child.start()
+    won = sorted(wins.get(timeout=60) for _ in range(50))
+    for child in children:
+        child.join()
+    assert won == list(range(50))
+    assert wins.empty()
+    found = verify(tmp_path / "audit.jsonl")
+    assert (found.lines, found.bad_line) == (50, None)
+
+
+def test_many_threads_share_commits(tmp_path: Path) -> None:
+    """Sixty-four threads write at once; each write is there, in its own row."""
+    with opened(tmp_path) as journal:
+        threads = [threading.Thread(target=minted, args=(journal, number)) for number in range(64)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(journal.open_rotations("astro")) == 64
+        assert journal.lineages("astro", [f"t{n}" for n in range(64)]).keys() == {f"t{n}" for n in range(64)}
+
+
+def test_an_audit_that_fails_stops_the_intent_but_not_the_mint(tmp_path: Path) -> None:
+    """Before the irreversible step a missing line stops it; after it, the secret is kept and the failure told."""
+    told: list[str] = []
+    audit = tmp_path / "audit"
+    trail = AuditFile(audit, Author("test", "i"))
+    journal = open_journal(tmp_path / "rotator.db", keys(tmp_path), trail, told.append)
+    try:
+        assert journal.open(rotation(), lineage(), (fact(),))
+        audit.unlink()
+        audit.mkdir()
+        with pytest.raises(AuditUnavailable):
+            journal.open(rotation(2), lineage(2), (fact(2),))
+        journal.write(
+            Write(rotation=rotation(state=State.MINTED, mint_id="m1"), secret=Secret(CANARY), events=(fact(),))
+        )
+        assert journal.secret(rotation(mint_id="m1")).reveal() == CANARY
+        assert len(told) == 1
+        assert journal.open_rotations("astro") == [rotation(state=State.MINTED, mint_id="m1")]
+    finally:
+        journal.close()
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 1000, b"SQLite format 3\0" + b"\xff" * 8192])
+def test_a_damaged_journal_is_named(tmp_path: Path, content: bytes) -> None:
+    """A file that is no journal is a config error with its path; it is not touched."""
+    (tmp_path / "rotator.db").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"rotator\.db"), opened(tmp_path):
+        pass
+    assert (tmp_path / "rotator.db").read_bytes() == content
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_full_disk_fails_the_write_and_nothing_else(tmp_path: Path) -> None:
+    """No space: the write says so, earlier secrets stay, and with space again the journal goes on."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(tmp_path)], check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        with opened(tmp_path) as journal:
+            sealed = minted(journal)
+            with (tmp_path / "filler").open("wb") as filler, pytest.raises(OSError, match="No space"):
+                while True:
+                    filler.write(b"x" * 65536)
+                    filler.flush()
+            with pytest.raises(RotatorError):
+                journal.preflight()
+            failures = 0
+            for number in range(2, 40):
+                try:
+                    journal.open(rotation(number), lineage(number), ())
+                except Temporary:
+                    failures += 1
+            assert failures
+            (tmp_path / "filler").unlink()
+            assert journal.secret(sealed).reveal() == CANARY
+            assert journal.open(rotation(99), lineage(99), (fact(99),))
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_a_network_file_system_is_refused_by_name(tmp_path: Path) -> None:
+    """The innermost mount decides."""
+    mounts = f"/dev/sda / ext4 rw 0 0\nserver:/x {tmp_path} nfs4 rw 0 0\n"
+    with pytest.raises(ConfigError, match="nfs4"):
+        refuse_network_file_system(tmp_path / "state", mounts)
+    refuse_network_file_system(tmp_path, "/dev/sda / ext4 rw 0 0\n")
+
+
+def test_readers_see_a_missing_journal_as_empty(tmp_path: Path) -> None:
+    """plan and status work before the first sweep and make no file."""
+    reader = Reader(tmp_path / "rotator.db")
+    assert reader.lineages("astro", ["t1"]) == {}
+    assert reader.open_rotations("astro") == []
+    assert reader.audit_head() is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_failure_of_sqlite_is_translated() -> None:
+    """Each of sqlite3's exception classes and codes becomes Temporary or Permanent, without its text."""
+    for name in dir(sqlite3):
+        kind = getattr(sqlite3, name)
+        if isinstance(kind, type) and issubclass(kind, sqlite3.Error):
+            assert CANARY not in translated(kind(CANARY)).message
+        if name.startswith("SQLITE_") and isinstance(kind, int):
+            error = sqlite3.OperationalError(CANARY)
+            error.sqlite_errorcode = kind
+            assert isinstance(translated(error), Temporary | Permanent)
+            assert CANARY not in translated(error).message

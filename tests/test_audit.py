@@ -1,0 +1,113 @@
+"""The audit trail: what it proves, and what it refuses to lose."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from rotator.audit import AuditFile, Author, Head, verify
+from rotator.errors import AuditUnavailable, ConfigError
+from rotator.events import Event, EventName
+
+AUTHOR = Author("sweep", "i1")
+
+
+def event(number: int, name: str = "svc") -> Event:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    return Event(name=EventName.TOKEN_ROTATED, at=at, token_id=f"t{number}", token_name=name, message=f"m{number}")
+
+
+def written(folder: Path, count: int = 6) -> Path:
+    path = folder / "audit.jsonl"
+    AuditFile(path, AUTHOR).append([event(n) for n in range(count)], None, durable=True)
+    return path
+
+
+def test_a_chain_of_several_writers_is_whole(tmp_path: Path) -> None:
+    """Two processes that append in turn make one chain, in a file only the owner may read."""
+    path = tmp_path / "audit.jsonl"
+    first, second = AuditFile(path, AUTHOR), AuditFile(path, Author("run", "i2"))
+    for number in range(10):
+        (first if number % 3 else second).append([event(number)], None, durable=False)
+    found = verify(path)
+    assert (found.lines, found.bad_line, found.head.seq) == (10, None, 10)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def edited(lines: list[str]) -> list[str]:
+    return [line.replace("m2", "mX") for line in lines]
+
+
+def removed(lines: list[str]) -> list[str]:
+    return lines[:2] + lines[3:]
+
+
+def swapped(lines: list[str]) -> list[str]:
+    return [*lines[:2], lines[3], lines[2], *lines[4:]]
+
+
+def doubled(lines: list[str]) -> list[str]:
+    return [*lines[:2], lines[1], *lines[2:]]
+
+
+def garbled(lines: list[str]) -> list[str]:
+    return [*lines[:2], '{"seq": 3}\n', *lines[2:]]
+
+
+@pytest.mark.parametrize("tamper", [edited, removed, swapped, doubled, garbled])
+def test_tampering_is_found_at_its_line(tmp_path: Path, tamper: object) -> None:
+    """An edit, removal, swap, copy or foreign line is reported at the first line that breaks the chain."""
+    path = written(tmp_path)
+    path.write_text("".join(tamper(path.read_text().splitlines(keepends=True))))  # type: ignore[operator]
+    assert verify(path).bad_line == 3
+
+
+def test_a_torn_line_is_cut_and_the_chain_goes_on(tmp_path: Path) -> None:
+    """What a crash left half written was announced to nobody: the next append continues from the line before."""
+    path = written(tmp_path)
+    with path.open("a") as stream:
+        stream.write('{"time": "2026-')
+    assert verify(path).bad_line == 7
+    AuditFile(path, AUTHOR).append([event(9)], None, durable=True)
+    assert (verify(path).lines, verify(path).bad_line) == (7, None)
+
+
+def test_a_new_file_continues_the_chain_of_the_one_rotated_away(tmp_path: Path) -> None:
+    """After log rotation the first line follows the head that the journal remembers."""
+    path = tmp_path / "audit.jsonl"
+    AuditFile(path, AUTHOR).append([event(1)], Head(41, "a" * 64), durable=True)
+    assert (verify(path).first_seq, verify(path).bad_line) == (42, None)
+
+
+def test_hostile_names_stay_on_one_ascii_line(tmp_path: Path) -> None:
+    """Newlines, escapes, emoji and lone surrogates in names neither forge lines nor break the chain."""
+    path = tmp_path / "audit.jsonl"
+    names = ["a\nb", "\x1b[2J", "é😀", "\ud800", '"}\n{"seq": 2}', "\u2028"]
+    AuditFile(path, AUTHOR).append([event(n, name) for n, name in enumerate(names)], None, durable=True)
+    raw = path.read_bytes()
+    assert raw.isascii()
+    assert raw.count(b"\n") == len(names)
+    assert b"\x1b" not in raw
+    assert verify(path).bad_line is None
+
+
+def test_an_unwritable_trail_says_so(tmp_path: Path) -> None:
+    """A folder in the file's place stops the append with a sentence; a missing file cannot be verified."""
+    with pytest.raises(AuditUnavailable, match="cannot open the audit file"):
+        AuditFile(tmp_path, AUTHOR).append([event(1)], None, durable=True)
+    with pytest.raises(ConfigError, match="cannot read"):
+        verify(tmp_path / "none")
+
+
+def test_the_recipe_in_the_docstring_is_enough(tmp_path: Path) -> None:
+    """Ten lines without our code recompute every hash."""
+    import hashlib
+
+    prev = "0" * 64
+    for raw in written(tmp_path).read_text().splitlines():
+        line = json.loads(raw)
+        claimed = line.pop("hash")
+        canonical = json.dumps(line, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        assert hashlib.sha256((prev + canonical).encode()).hexdigest() == claimed
+        prev = claimed

@@ -1,0 +1,213 @@
+"""Deciding: what is due, why, and what the brake says; pure, so every case is a value."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rotator.model import (
+    Brake,
+    Delivery,
+    Generation,
+    Lineage,
+    Place,
+    Policy,
+    Reason,
+    Role,
+    Scope,
+    Select,
+    Share,
+    Skip,
+    State,
+    Token,
+    When,
+)
+from rotator.planning import Candidate, Plan, decide, guard, owner, place_problem, selects, token_state
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+def token(age: timedelta = 10 * DAY, **changes: object) -> Token:
+    made = NOW - age
+    return replace(Token("t1", "svc-a", Scope.WORKSPACE, "org", Generation(made, made), made), **changes)  # type: ignore[arg-type]
+
+
+def expiring(left: timedelta, life: timedelta = 90 * DAY) -> Token:
+    return token(life - left, end_at=NOW + left, life=life)
+
+
+def policy(jitter: float = 0.0, **when: object) -> Policy:
+    chosen = When(**({"max_age": 90 * DAY} | when))  # type: ignore[arg-type]
+    return Policy("p", "astro", Select(frozenset(Scope)), chosen, (Delivery("files", {}),), jitter=jitter)
+
+
+@pytest.mark.parametrize(
+    ("shown", "rules", "due"),
+    [
+        (token(89 * DAY), policy(), None),
+        (token(91 * DAY), policy(), Reason.MAX_AGE),
+        (expiring(20 * DAY), policy(max_age=None, before_expiry=14 * DAY), None),
+        (expiring(13 * DAY), policy(max_age=None, before_expiry=14 * DAY), Reason.BEFORE_EXPIRY),
+        (expiring(17 * DAY), policy(max_age=None, before_expiry=Share(0.2)), Reason.BEFORE_EXPIRY),
+        (expiring(DAY), policy(before_expiry=14 * DAY), Reason.EMERGENCY),
+        (expiring(-DAY), policy(before_expiry=14 * DAY), Reason.EXPIRED),
+        (token(900 * DAY), policy(max_age=None, before_expiry=14 * DAY), None),
+        (expiring(3 * DAY, 7 * DAY), policy(max_age=None, before_expiry=14 * DAY), None),
+        (token(91 * DAY, generation=Generation(NOW - DAY / 48, NOW)), policy(max_age=timedelta(minutes=1)), None),
+    ],
+)
+def test_the_first_condition_that_holds_is_the_reason(shown: Token, rules: Policy, due: Reason | None) -> None:
+    """Age, expiry, emergency and min_interval each decide as documented."""
+    assert decide(shown, rules, None, NOW).due is due
+
+
+def test_a_threshold_longer_than_a_life_is_named(shown: Token = expiring(3 * DAY, 7 * DAY)) -> None:
+    """before_expiry that is not shorter than the token's life is ignored for it, and said."""
+    assert "use a percentage" in decide(shown, policy(before_expiry=14 * DAY), None, NOW).message
+
+
+@pytest.mark.parametrize(
+    ("lineage", "skip"),
+    [
+        (Lineage("astro", "t1", "t1", "svc-a", quarantined_at=NOW, quarantine_reason="x"), Skip.QUARANTINED),
+        (Lineage("astro", "t1", "t1", "svc-a", failures=2, retry_at=NOW + DAY), Skip.BACKOFF),
+        (Lineage("astro", "t1", "t1", "svc-a", minted_at=NOW - DAY / 2), Skip.NOT_DUE),
+    ],
+)
+def test_what_the_journal_remembers_holds_a_token_back(lineage: Lineage, skip: Skip) -> None:
+    """Quarantine, backoff and our own latest mint each stop a token that is over age."""
+    assert decide(token(91 * DAY), policy(), lineage, NOW).skip is skip
+
+
+def test_an_emergency_overrides_backoff_but_not_quarantine() -> None:
+    """Near expiry a failed token is tried again at once; a quarantined one waits for a person."""
+    waiting = Lineage("astro", "t1", "t1", "svc-a", failures=2, retry_at=NOW + DAY)
+    assert decide(expiring(DAY), policy(), waiting, NOW).due is Reason.EMERGENCY
+    assert decide(expiring(DAY), policy(), replace(waiting, quarantined_at=NOW), NOW).skip is Skip.QUARANTINED
+
+
+def test_open_and_stale_lineages_are_unsettled() -> None:
+    """A rotation under way, or sinks with a superseded value, are due as unsettled."""
+    for lineage in (
+        Lineage("astro", "t1", "t1", "svc-a", open_state=State.UNSETTLED),
+        Lineage("astro", "t1", "t1", "svc-a", stale=True),
+    ):
+        assert decide(token(), policy(), lineage, NOW).due is Reason.UNSETTLED
+
+
+def test_a_pause_says_until_when_and_is_loud_about_expiry() -> None:
+    """A paused token names the end and the reason, and shouts when it expires first."""
+    paused = replace(policy(), paused_until=NOW + 5 * DAY, pause_reason="freeze")
+    said = decide(expiring(DAY), paused, None, NOW)
+    assert said.skip is Skip.PAUSED
+    assert "freeze" in said.message
+    assert "EXPIRES BEFORE" in said.message
+
+
+@given(st.integers(0, 10**9), st.floats(0, 0.5))
+def test_jitter_is_earlier_never_later_and_the_same_everywhere(seed: int, jitter: float) -> None:
+    """The due date with jitter lies in [threshold x (1 - jitter), threshold], the same at each look."""
+    shown = token(DAY, id=f"t{seed}")
+    plain, first, second = (decide(shown, policy(j), None, NOW).due_at for j in (0.0, jitter, jitter))
+    assert plain is not None
+    assert first is not None
+    assert first == second
+    assert plain - 90 * DAY * jitter - timedelta(seconds=1) <= first <= plain
+
+
+@pytest.mark.parametrize(
+    ("select", "chosen"),
+    [
+        (Select(frozenset()), False),
+        (Select(frozenset({Scope.ORGANIZATION})), False),
+        (Select(frozenset(Scope)), True),
+        (Select(frozenset(Scope), names=("svc-*",), exclude_names=("svc-a",)), False),
+        (Select(frozenset(Scope), names=("SVC-*",)), False),
+        (Select(frozenset(Scope), ids=frozenset({"other"})), False),
+        (Select(frozenset(Scope), workspaces=frozenset({"w2"})), False),
+        (Select(frozenset(Scope), workspaces=frozenset({"w1"})), True),
+        (Select(frozenset(Scope), roles=frozenset({"WORKSPACE_OWNER"})), True),
+        (Select(frozenset(Scope), roles=frozenset({"WORKSPACE_MEMBER"})), False),
+    ],
+)
+def test_nothing_is_selected_that_is_not_named(select: Select, chosen: bool) -> None:
+    """Scopes, names, ids, homes and roles narrow; an empty selection selects nothing."""
+    shown = token(workspace_id="w1", roles=(Role("WORKSPACE", "w1", "WORKSPACE_OWNER"),))
+    assert selects(replace(policy(), select=select), shown) is chosen
+
+
+def test_direct_access_tokens_need_their_id() -> None:
+    """A DIRECT_ACCESS token is selected only when it is named by id."""
+    shown = token(kind="DIRECT_ACCESS")
+    assert not selects(policy(), shown)
+    assert selects(replace(policy(), select=Select(frozenset(Scope), ids=frozenset({"t1"}))), shown)
+
+
+def test_the_first_policy_in_file_order_owns_a_token() -> None:
+    """Of two policies that select a token the first one owns it."""
+    first, second = replace(policy(), name="a"), replace(policy(), name="b")
+    assert owner(token(), [first, second]) is first
+
+
+def plan_of(count: int, brake: Brake, *, urgent: int = 0, selected: int = 100) -> Plan:
+    rules = replace(policy(), brake=brake)
+    made = Plan(selected={"p": selected})
+    for number in range(count):
+        shown = expiring(DAY + number * timedelta(minutes=1)) if number < urgent else token(91 * DAY)
+        shown = replace(shown, id=f"t{number}")
+        made.due.append(Candidate(shown, rules, decide(shown, rules, None, NOW)))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("made", "admitted"),
+    [
+        (plan_of(50, Brake(50)), 50),
+        (plan_of(51, Brake(50)), 0),
+        (plan_of(31, Brake(50, 30.0)), 0),
+        (plan_of(30, Brake(50, 30.0)), 30),
+        (plan_of(10, Brake(50, 30.0), selected=19), 10),
+        (plan_of(1, Brake(50, 1.0), selected=20), 1),
+        (plan_of(20, Brake(5), urgent=3), 3),
+        (plan_of(20, Brake(5), urgent=9), 5),
+    ],
+)
+def test_the_brake_refuses_the_whole_plan_but_lets_emergencies_through(made: Plan, admitted: int) -> None:
+    """max_rotations and max_percent hold back all of a policy, except one token, and emergencies up to the limit."""
+    assert len(guard(made, None).admitted) == admitted
+    assert bool(made.refused) is (admitted < len(made.due))
+
+
+def test_only_the_very_plan_can_be_accepted() -> None:
+    """Accepting lifts the brake for the same tokens in the same generations, and for nothing else."""
+    made, other = plan_of(20, Brake(5)), plan_of(21, Brake(5))
+    assert len(guard(made, made.id).admitted) == 20
+    assert guard(other, made.id).admitted == []
+
+
+def test_a_place_belongs_to_the_lineage_that_settled_there() -> None:
+    """Another token's place, and a silent move, are refused with the fix; a new sink is no move."""
+    here, there = Place("files", "/a", {}), Place("files", "/b", {})
+    settled = Lineage("astro", "t1", "t1", "svc-a", places=(("files", "/a"),))
+    assert "belongs to token t2" in place_problem([here], None, {("files", "/a"): "t2"}, "t1")
+    assert "--accept-move" in place_problem([there], settled, {}, "t1")
+    assert not place_problem([there], replace(settled, move_accepted=True), {}, "t1")
+    assert not place_problem([here, Place("vault", "x", {})], settled, {}, "t1")
+
+
+def test_a_state_is_the_worst_that_holds() -> None:
+    """status and metrics count a token once, worst first."""
+    rules = policy()
+    for lineage, shown, state in (
+        (None, token(), "fresh"),
+        (None, token(91 * DAY), "due"),
+        (Lineage("a", "t1", "t1", "n", open_state=State.IN_DOUBT), token(), "in_doubt"),
+        (Lineage("a", "t1", "t1", "n", open_state=State.MINTED), token(), "unsettled"),
+        (Lineage("a", "t1", "t1", "n", quarantined_at=NOW), token(), "quarantined"),
+        (None, expiring(-DAY), "expired"),
+    ):
+        candidate = Candidate(shown, rules, decide(shown, rules, lineage, NOW))
+        assert token_state(candidate, lineage, NOW) == state
