@@ -6,6 +6,7 @@ The error table's key is (can the call be repeated?, failure). A read or an idem
 """
 
 import email.utils
+import ipaddress
 import logging
 import random
 import re
@@ -329,9 +330,15 @@ def _check_url(base_url: str, name: str) -> None:
     path = f"providers.{name}.base_url"
     if url.userinfo or url.query or url.fragment:
         raise ConfigError.of(path, "must not hold a user, a query or a fragment")
-    loopback = url.host in ("localhost", "::1") or url.host.startswith("127.")
-    if url.scheme != "https" and not (url.scheme == "http" and loopback):
+    if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host)):
         raise ConfigError.of(path, "must be https (http is for loopback only)")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, also one that begins like an address: 127.0.0.1.example.com
+        return False
 
 
 ReadSecret = Callable[[], Secret]
