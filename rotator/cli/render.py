@@ -85,7 +85,7 @@ def write_json(
     """
     out = out or sys.stdout
     body = json.dumps(value, indent=2)
-    out.write(body if not streams else body[:-2])
+    out.write(body.removesuffix("}").rstrip() if streams else body)
     comma = "," if value else ""
     for key, rows in streams.items():
         out.write(f"{comma}\n  {json.dumps(key)}: [")

@@ -171,7 +171,7 @@ def prove_writable(folder: int, name: str, existing: Existing | None, mode: int)
     size = 16384 + (len(existing.content) if existing else 0)
     temporary, descriptor = _create(folder)
     try:
-        _write(descriptor, bytes(size))
+        _write(descriptor, os.urandom(size))  # zeros would be compressed away
         if existing and not _take_owner(descriptor, existing, mode):
             raise Permanent(
                 f"the file belongs to user {existing.status.st_uid} and group {existing.status.st_gid}, who could not "
@@ -181,6 +181,7 @@ def prove_writable(folder: int, name: str, existing: Existing | None, mode: int)
     finally:
         os.close(descriptor)
         _remove(folder, temporary)
+    _sync_entries(folder)
     if existing:
         _prove_replaceable(folder, name, existing)
 
@@ -208,7 +209,7 @@ def replace(folder: int, name: str, content: bytes, mode: int, existing: Existin
         _rename(folder, temporary, name)
     finally:
         _remove(folder, temporary)
-    _sync_folder(folder)
+    confirm(folder)
     return version
 
 
@@ -219,7 +220,19 @@ def sync(folder: int, name: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    _sync_folder(folder)
+    confirm(folder)
+
+
+def confirm(folder: int) -> None:
+    """Wait until a rename in the folder is on the disk.
+
+    Raises:
+        OutcomeUnknown: It took place, but a power cut may undo it.
+    """
+    try:
+        _sync_entries(folder)
+    except OSError:
+        _raise_in_doubt()
 
 
 def _open_root(directory: Path, *, create: bool) -> int:
@@ -247,7 +260,7 @@ def _open_child(parent: int, name: str, *, create: bool) -> int:
 def _make(parent: int, name: str) -> None:
     with suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=parent)
-    os.fsync(parent)
+    _sync_entries(parent)
 
 
 def _create(folder: int) -> tuple[str, int]:
@@ -274,11 +287,12 @@ def _rename(folder: int, temporary: str, name: str) -> None:
         raise
 
 
-def _sync_folder(folder: int) -> None:
+def _sync_entries(folder: int) -> None:
     try:
         os.fsync(folder)
-    except OSError:
-        _raise_in_doubt()
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot sync a folder, and promise nothing to wait for
+            raise
 
 
 def _raise_in_doubt() -> NoReturn:

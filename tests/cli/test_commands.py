@@ -1,0 +1,205 @@
+"""The commands as users run them: results, exit codes, and one clear sentence for what is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rotator.sandbox import Fault, SandboxConfig
+from tests.lab import Lab, lab, write_secret
+
+
+def rotator(bench: Lab, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with the bench's config, without a terminal."""
+    options = [] if arguments[0] in ("audit", "demo", "schema") else ["--config", str(bench.config_path)]
+    return subprocess.run(
+        [sys.executable, "-m", "rotator", *arguments, *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | environment,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Lab]:
+    """A lab in real time, six tokens, three of them due."""
+    with lab(tmp_path, jumping=False) as made:
+        yield made
+
+
+def test_a_whole_round(bench: Lab) -> None:
+    """check, plan, sweep, status, history and audit verify tell one story."""
+    assert rotator(bench, "check", "--online").returncode == 0
+    plan = rotator(bench, "plan", "--json", "--check")
+    due = {row["token_id"] for row in json.loads(plan.stdout)["due"]}
+    assert (plan.returncode, due) == (4, set(bench.due_ids()))
+    swept = rotator(bench, "sweep", "--json")
+    told = json.loads(swept.stdout)
+    assert (swept.returncode, {row["token_id"] for row in told["settled"]}) == (0, due)
+    assert told.keys() >= {"plan_id", "due", "refused", "rotated", "settled", "unsettled", "failed", "retired"}
+    assert all(json.loads(line)["level"] for line in swept.stderr.splitlines())
+    status = json.loads(rotator(bench, "status", "--json").stdout)["tokens"]
+    assert {row["state"] for row in status} == {"fresh"}
+    history = json.loads(rotator(bench, "history", "--json").stdout)["history"]
+    assert {row["token_id"] for row in history if row["event"] == "rotation_settled"} == due
+    audit = str(bench.folder / "audit.jsonl")
+    proven = rotator(bench, "audit", "verify", audit, "--config", str(bench.config_path))
+    assert (proven.returncode, "its tail is complete" in proven.stdout) == (0, True)
+    lines = Path(audit).read_text().splitlines(keepends=True)
+    Path(audit).write_text("".join(lines[:-2]))
+    assert rotator(bench, "audit", "verify", audit, "--config", str(bench.config_path)).returncode == 1
+    assert rotator(bench, "plan", "--check").returncode == 0
+
+
+def test_plan_and_status_write_nothing(bench: Lab) -> None:
+    """Looking leaves the folder as it was."""
+    before = sorted(bench.folder.rglob("*"))
+    assert rotator(bench, "plan").returncode == 0
+    assert rotator(bench, "status").returncode == 0
+    assert rotator(bench, "sweep", "--dry-run").returncode == 0
+    assert sorted(bench.folder.rglob("*")) == before
+
+
+def break_credential(bench: Lab) -> None:
+    write_secret(bench.folder / "credential", "a.b.c")
+
+
+def no_credential(bench: Lab) -> None:
+    (bench.folder / "credential").unlink()
+
+
+def weak_credential(bench: Lab) -> None:
+    weak = next(t for t in bench.sandbox.store.tokens.values() if t.name.startswith("svc-"))
+    write_secret(bench.folder / "credential", bench.sandbox.store.secret_of(weak.id))
+
+
+def other_organization(bench: Lab) -> None:
+    text = bench.config_path.read_text()
+    bench.config_path.write_text(text.replace(bench.sandbox.organization_id, "clother"))
+
+
+def file_for_a_folder(bench: Lab) -> None:
+    (bench.folder / "secrets").write_text("not a folder")
+
+
+def damaged_journal(bench: Lab) -> None:
+    (bench.folder / "rotator.db").write_bytes(b"garbage" * 999)
+
+
+def wrong_key(bench: Lab) -> None:
+    rotator(bench, "settle")
+    (bench.folder / "rotator.key").write_text("QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=")
+
+
+def no_api(bench: Lab) -> None:
+    bench.config_path.write_text(bench.config_path.read_text().replace(bench.sandbox.url, "http://127.0.0.1:9"))
+
+
+def no_audit(bench: Lab) -> None:
+    (bench.folder / "audit.jsonl").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "code", "said"),
+    [
+        (break_credential, 5, "credential"),
+        (no_credential, 2, "credential"),
+        (weak_credential, 2, "right"),
+        (other_organization, 2, "list"),
+        (file_for_a_folder, 1, "secrets"),
+        (damaged_journal, 2, "rotator.db"),
+        (wrong_key, 2, "rotator.key"),
+        (no_api, 1, "no connection"),
+        (no_audit, 1, "audit"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(bench: Lab, sabotage: object, code: int, said: str) -> None:
+    """Each broken surrounding: its exit code, its name, no traceback, nothing rotated."""
+    sabotage(bench)  # type: ignore[operator]
+    run = rotator(bench, "sweep", "--json")
+    assert (run.returncode, "Traceback" in run.stderr) == (code, False), run.stderr
+    assert said in run.stderr + run.stdout
+    assert not any(bench.sandbox.store.posts(i) for i in bench.sandbox.store.tokens)
+
+
+def test_the_brake_exits_3_and_its_plan_can_be_accepted(bench: Lab) -> None:
+    """A refused plan names its id; accepting it rotates; plan says the same."""
+    bench.config_path.write_text(bench.config_path.read_text().replace("max_rotations = 10000", "max_rotations = 1"))
+    assert rotator(bench, "plan").returncode == 3
+    refused = rotator(bench, "sweep", "--json")
+    told = json.loads(refused.stdout)
+    assert (refused.returncode, len(told["refused"]), told["rotated"]) == (3, 1, [])
+    assert rotator(bench, "sweep", "--accept", told["plan_id"]).returncode == 0
+
+
+def test_an_unsettled_rotation_exits_1_and_is_shown(bench: Lab) -> None:
+    """A lost answer is unsettled, visible in status, and the exit code asks for another run."""
+    bench.sandbox.script("rotate", Fault.RESET_AFTER)
+    swept = rotator(bench, "sweep", "--json")
+    assert (swept.returncode, len(json.loads(swept.stdout)["unsettled"])) == (1, 1)
+    states = [row["state"] for row in json.loads(rotator(bench, "status", "--json").stdout)["tokens"]]
+    assert states.count("unsettled") == 1
+
+
+def test_sigterm_finishes_what_has_begun(tmp_path: Path) -> None:
+    """A polite stop in the middle of a sweep exits 130 with every rotation settled or journalled."""
+    with lab(tmp_path, sandbox=SandboxConfig(tokens=200, limits=False, latency_s=0.05), jumping=False) as bench:
+        command = [sys.executable, "-m", "rotator", "sweep", "--json", "--config", str(bench.config_path)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        while process.poll() is None and not any(bench.sandbox.store.posts(i) for i in bench.sandbox.store.tokens):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+        settled = {row["token_id"] for row in json.loads(out)["settled"]}
+        posted = {i for i in bench.sandbox.store.tokens if bench.sandbox.store.posts(i)}
+        assert process.returncode == 130
+        assert settled == posted
+        assert 0 < len(posted) < len(bench.due_ids())
+
+
+def test_hostile_names_never_reach_the_terminal(tmp_path: Path) -> None:
+    """Names with escapes, newlines, slashes and 256 characters: shown escaped, delivered inside the folder."""
+    sandbox = SandboxConfig(tokens=24, limits=False, hostile_names=True)
+    with lab(tmp_path, sandbox=sandbox, jumping=False) as bench:
+        text = bench.config_path.read_text().replace('names = ["svc-*"]', 'names = ["*"]')
+        bench.config_path.write_text(text.replace("{token_id}", "{scope}/{name}"))
+        outputs = [
+            rotator(bench, *words) for words in (["plan"], ["sweep"], ["status"], ["history"], ["plan", "--json"])
+        ]
+        assert [run.returncode for run in outputs] == [0, 0, 0, 0, 0], [run.stderr for run in outputs]
+        for run in outputs:
+            shown = run.stdout + run.stderr
+            assert not [c for c in shown if ord(c) < 32 and c not in "\n\t"]
+            assert "\u202e" not in shown
+        files = [path for path in (bench.folder / "secrets").rglob("*") if path.is_file()]
+        assert len(files) > 8
+        assert all(bench.sandbox.store.is_alive(path.read_text()) for path in files)
+
+
+def test_the_demo_works_twice(bench: Lab, tmp_path: Path) -> None:
+    """rotator demo needs nothing, rotates, says where everything is, and can be run again."""
+    for _ in range(2):
+        run = rotator(bench, "demo", TMPDIR=str(tmp_path))
+        assert run.returncode == 0, run.stderr
+        assert "12 rotated, 12 settled" in run.stdout
+        assert "rotator check --online" in run.stdout
+
+
+def test_debug_alone_shows_tracebacks(bench: Lab) -> None:
+    """Without --debug there is one sentence, with it the frames, never local variables."""
+    break_credential(bench)
+    run = subprocess.run(
+        [sys.executable, "-m", "rotator", "--debug", "plan", "--config", str(bench.config_path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Traceback" in run.stderr
+    assert "a.b.c" not in run.stderr

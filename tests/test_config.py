@@ -1,0 +1,105 @@
+"""The config: every problem at once, each with its place, what was found and the fix."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rotator.config import load, schema
+from rotator.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+GOOD = """\
+[providers.astro]
+type = "astro"
+organization_id = "org1"
+credential = "env:ASTRO_API_TOKEN"
+[sinks.files]
+type = "file"
+directory = "secrets"
+[policies.p]
+select.scopes = ["workspace"]
+when.max_age = "90d"
+[[policies.p.deliver]]
+sink = "files"
+path = "{name}"
+"""
+
+
+def problems(folder: Path, text: str) -> list[str]:
+    path = folder / "rotator.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_the_example_loads_and_shows_every_key() -> None:
+    """config.example.toml is valid, and names every key that exists (set or in a comment)."""
+    text = (ROOT / "config.example.toml").read_text()
+    assert load(ROOT / "config.example.toml").policies[0].brake.max_rotations == 50
+    for table in schema()["$defs"].values():
+        for key in table.get("properties", {}):
+            assert key in text, key
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "said"),
+    [
+        ('when.max_age = "90d"', 'when.max_age = "90 days"', "policies.p.when.max_age: '90 days' is not a duration"),
+        ('when.max_age = "90d"', 'when.max_aeg = "90d"', "policies.p.when.max_aeg: unknown key; did you mean 'max_age'"),
+        ('when.max_age = "90d"', 'when.emergency = "1h"', "policies.p.when: no condition"),
+        ('when.max_age = "90d"', 'when.max_age = "0d"', "must be longer than zero"),
+        ('when.max_age = "90d"', 'when.before_expiry = "120%"', "is not a percentage"),
+        ('["workspace"]', '["galaxy"]', "policies.p.select.scopes.0"),
+        ('["workspace"]', "[]", "policies.p.select.scopes"),
+        ('"org1"', '"org/1"', "providers.astro.organization_id"),
+        ('sink = "files"', 'sink = "flies"', "policies.p.deliver.0.sink: no sink is called 'flies'; did you mean 'files'"),
+        ('type = "file"', 'type = "fiel"', "did you mean 'file'"),
+        ('"{name}"', '"{nmae}"', "did you mean {name}"),
+        ('"{name}"', '"../{name}"', "policies.p.deliver.0.path"),
+        ('path = "{name}"', 'path = "{name}"\nfromat = "env"', "unknown key; did you mean 'format'"),
+        ('directory = "secrets"', "", "sinks.files.directory: is missing"),
+        ("env:ASTRO_API_TOKEN", "eyJhbGciOi.x.y", "providers.astro.credential"),
+        ("[policies.p]", "[policies.p]\nstrategy = \"overlap\"", "policies.p.strategy"),
+        ("[policies.p]", "[policies.p]\nwindows = [\"mon-fri 02:00-05:00\"]", "policies.p.windows: unknown key"),
+        ("[policies.p]", "[policies.p]\nprovider = \"astor\"", "did you mean 'astro'"),
+        ("[policies.p]", "[policies.p]\npaused_until = 2026-01-01T00:00:00", "has no time zone"),
+    ],
+)  # fmt: skip
+def test_each_mistake_is_named_with_place_and_fix(tmp_path: Path, found: str, wanted: str, said: str) -> None:
+    """One wrong line gives a problem that says where and what."""
+    assert found in GOOD
+    assert any(said in problem for problem in problems(tmp_path, GOOD.replace(found, wanted, 1)))
+
+
+def test_all_problems_come_at_once(tmp_path: Path) -> None:
+    """Mistakes in five tables are five problems of one error, those of sinks among them."""
+    text = GOOD.replace("org1", "a b").replace('"90d"', '"x"').replace("{name}", "{x}").replace("directory", "dir")
+    assert len(problems(tmp_path, text + "\n[jurnal]\n")) >= 5
+
+
+def test_a_pasted_secret_is_never_repeated(tmp_path: Path) -> None:
+    """A secret where a reference belongs is refused without an echo."""
+    text = GOOD.replace("env:ASTRO_API_TOKEN", "eyJhbGciOi.canary.sig")
+    assert "canary" not in "".join(problems(tmp_path, text))
+
+
+def test_v1alpha1_needs_its_homes(tmp_path: Path) -> None:
+    """v1alpha1 lists workspace tokens by workspace, so they must be named."""
+    text = GOOD.replace('type = "astro"', 'type = "astro"\napi_version = "v1alpha1"')
+    assert any("policies.p.select.workspaces" in problem for problem in problems(tmp_path, text))
+
+
+def test_what_is_no_toml_or_no_file_is_one_sentence(tmp_path: Path) -> None:
+    """A syntax error names its line; a missing file names the option."""
+    assert "is not TOML" in problems(tmp_path, "[providers")[0]
+    with pytest.raises(ConfigError, match="--config"):
+        load(tmp_path / "none.toml")
+
+
+def test_the_schema_is_json_and_knows_the_sinks() -> None:
+    """Editors get one document with the options of every sink type."""
+    text = json.dumps(schema())
+    assert '"directory"' in text
+    assert '"max_rotations"' in text
