@@ -25,7 +25,7 @@ def test_a_reference_prints_as_it_was_written(text: str) -> None:
 )
 def test_a_secret_in_place_of_a_reference_is_refused_unseen(text: str) -> None:
     """Somebody who pasted the token itself is told so, and it is not repeated."""
-    with pytest.raises(ValueError, match="looks like a secret itself; .*env:NAME or file:/path") as caught:
+    with pytest.raises(ValueError, match=r"looks like a secret itself; .*env:NAME or file:/path") as caught:
         Reference.parse(text)
     assert "canary" not in "".join(traceback.format_exception(caught.value))
 

@@ -64,9 +64,9 @@ def test_the_first_condition_that_holds_is_the_reason(shown: Token, rules: Polic
     assert decide(shown, rules, None, NOW).due is due
 
 
-def test_a_threshold_longer_than_a_life_is_named(shown: Token = expiring(3 * DAY, 7 * DAY)) -> None:
+def test_a_threshold_longer_than_a_life_is_named() -> None:
     """before_expiry that is not shorter than the token's life is ignored for it, and said."""
-    assert "use a percentage" in decide(shown, policy(before_expiry=14 * DAY), None, NOW).message
+    assert "use a percentage" in decide(expiring(3 * DAY, 7 * DAY), policy(before_expiry=14 * DAY), None, NOW).message
 
 
 @pytest.mark.parametrize(

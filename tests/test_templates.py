@@ -42,7 +42,7 @@ def test_placeholders_are_replaced(text: str, rendered: str) -> None:
 )
 def test_nothing_but_names_is_a_placeholder(text: str) -> None:
     """Attributes, conversions, formats, indexes and unknown names are refused, and the allowed ones listed."""
-    with pytest.raises(ValueError, match="unknown placeholder .*allowed are token_id, name"):
+    with pytest.raises(ValueError, match=r"unknown placeholder .*allowed are token_id, name"):
         Template.parse(text, PLACEHOLDERS)
 
 

@@ -1,4 +1,4 @@
-"""The promise as a whole: hundreds of tokens, a misbehaving API, killed processes, and secrets only where they belong."""
+"""The promise as a whole: hundreds of tokens, a misbehaving API, killed processes, secrets only in their sinks."""
 
 import json
 import os

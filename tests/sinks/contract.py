@@ -108,10 +108,12 @@ def mint(secret: str = CANARY, number: int = 1) -> Mint:
 
 
 @contextmanager
-def raising_without_secret(*kinds: type[RotatorError]) -> Iterator[None]:
+def raising_without_secret(
+    *kinds: type[RotatorError], match: str | None = None
+) -> Iterator[pytest.ExceptionInfo[RotatorError]]:
     """Expect one of these errors, with no secret in its message, repr, or traceback with all local variables."""
-    with pytest.raises(kinds) as caught:
-        yield
+    with pytest.raises(kinds, match=match) as caught:
+        yield caught
     shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
     text = "".join(shown.format()) + repr(caught.value) + str(caught.value)
     assert "canary" not in text

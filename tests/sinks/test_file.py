@@ -1,7 +1,7 @@
 """The file sink: the shared contract for each of its formats, and what only files can suffer."""
 
 import errno
-import fcntl
+import itertools
 import json
 import os
 import re
@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,11 +28,10 @@ from rotator.model import Place
 from rotator.ports import Sink
 from rotator.secret import Secret
 from rotator.sinks import _env, _json
-from rotator.sinks._folder import FAILURES, translated
+from rotator.sinks._folder import FAILURES, confirm, translated
 from rotator.sinks._paths import encoded, parse_path, relative_path
 from tests.sinks.contract import (
     CANARY,
-    HOSTILE_NAMES,
     OTHER,
     Harness,
     SinkContract,
@@ -198,7 +196,12 @@ def test_validation_errors_do_not_repeat_a_pasted_secret() -> None:
 
 def test_defaults_are_those_of_the_contract() -> None:
     """A block without keys writes a raw 0600 file named like the token."""
-    assert sinks.checked(FILE.DeliveryOptions, {}) == {"path": "{name}", "format": "raw", "fields": None, "mode": "0600"}
+    assert sinks.checked(FILE.DeliveryOptions, {}) == {
+        "path": "{name}",
+        "format": "raw",
+        "fields": None,
+        "mode": "0600",
+    }
     assert sinks.checked(FILE.DeliveryOptions, {"format": "json"})["fields"] == {"token": "{secret}"}
 
 
@@ -211,7 +214,7 @@ def test_checked_options_can_be_checked_again() -> None:
 
 def test_unknown_sink_types_are_named_with_the_nearest() -> None:
     """A typing error in a type comes with what was probably meant and all there are."""
-    with pytest.raises(ValueError, match="there is no sink type 'fil'; did you mean 'file'.*known are .*file"):
+    with pytest.raises(ValueError, match=r"there is no sink type 'fil'; did you mean 'file'.*known are .*file"):
         sinks.load("fil")
     with pytest.raises(ValueError, match="there is no sink type '_env'"):
         sinks.load("_env")
@@ -265,6 +268,18 @@ def test_ordinary_names_stay_as_they_are() -> None:
     """What people call their tokens is what they find in the folder."""
     for name in ("svc-airflow", "Airflow CI", "team_a.prod+eu@west", "v1.2"):
         assert encoded(name) == name
+
+
+def test_names_that_surprise_tools_are_encoded() -> None:
+    """No file is hidden, taken for an option, or ends in what some file systems drop."""
+    assert [encoded(name) for name in (".profile", "-rf", " a", "a ", "a.", "..")] == [
+        "%2Eprofile",
+        "%2Drf",
+        "%20a",
+        "a%20",
+        "a%2E",
+        "%2E%2E",
+    ]
 
 
 def test_long_names_stay_readable() -> None:
@@ -389,7 +404,9 @@ def test_env_lines_are_replaced_in_place(before: str, after: str) -> None:
     assert _env.merge(before.encode(), {"TOKEN": "new"}).decode() == after
 
 
-@pytest.mark.parametrize("value", [CANARY, "", "Bearer x", "a#b", 'say "x"', "it's", "a`b", "a&b;c|d", "~", "*", "a  b", "é"])
+@pytest.mark.parametrize(
+    "value", [CANARY, "", "Bearer x", "a#b", 'say "x"', "it's", "a`b", "a&b;c|d", "~", "*", "a  b", "é"]
+)
 def test_shells_read_what_was_written(tmp_path: Path, value: str) -> None:
     """A value that is written at all means the same to a shell and to us."""
     path = tmp_path / "x.env"
@@ -410,13 +427,13 @@ def test_values_that_readers_disagree_on_are_refused_before_the_rotation(tmp_pat
         place_of(build(tmp_path), name=name, **block)
 
 
-@pytest.mark.parametrize("secret", ["canary\nB=1", "canary\0", "canary$x"])
-def test_secrets_that_an_env_file_cannot_carry_are_refused(tmp_path: Path, secret: str) -> None:
+@pytest.mark.parametrize("ending", ["\nB=1", "\0", "$x"])
+def test_secrets_that_an_env_file_cannot_carry_are_refused(tmp_path: Path, ending: str) -> None:
     """A secret with a line end never becomes two lines, and never shows in the refusal."""
     sink = build(tmp_path)
     place = place_of(sink, path="x.env", format="env", fields={"TOKEN": "{secret}"})
     with raising_without_secret(Permanent):
-        sink.deliver(place, mint(secret))
+        sink.deliver(place, mint(CANARY + ending))
     assert not (tmp_path / "x.env").exists()
 
 
@@ -579,7 +596,7 @@ def test_a_place_outlives_the_configuration(tmp_path: Path) -> None:
 
 def test_a_foreign_place_is_refused(tmp_path: Path) -> None:
     """Options that another version journalled in another form are an error of ours, not a crash."""
-    with pytest.raises(Permanent, match="another version of rotator|not compatible"):
+    with pytest.raises(Permanent, match="is not compatible"):
         build(tmp_path).preflight(Place("files", "/x", {"path": "x"}))
 
 
@@ -604,14 +621,383 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
         place_of(sink, path="svc-airflow/{name}"),
     ):
         for call in (sink.preflight, sink.read_back, lambda place: sink.deliver(place, mint())):
-            with raising_without_secret(Permanent) as _, pytest.raises(Permanent, match="symbolic link") as caught:
+            with raising_without_secret(Permanent, match="symbolic link") as caught:
                 call(place)
             assert not isinstance(caught.value, NotFound)
-            raise_again(caught.value)
     assert [path.name for path in outside.iterdir()] == ["svc-airflow"]
     assert (outside / "svc-airflow").read_text() == "theirs"
 
 
-def raise_again(error: BaseException) -> None:
-    """Let an outer expectation look at the error too."""
-    raise error
+def test_the_directory_itself_may_be_a_link(tmp_path: Path) -> None:
+    """What the operator configured is followed."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    sink = build(tmp_path / "link")
+    sink.deliver(place_of(sink), mint())
+    assert (tmp_path / "real" / "svc-airflow").read_text() == CANARY
+
+
+def test_only_plain_files_are_replaced(tmp_path: Path) -> None:
+    """A folder, a pipe, a socket: each is refused before the rotation, at once, and stays."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+    sink = build(tmp_path)
+    before = {path.name: path.lstat().st_ino for path in tmp_path.iterdir()}
+    for name in before:
+        for call in (sink.preflight, sink.read_back, lambda place: sink.deliver(place, mint())):
+            with raising_without_secret(Permanent, match=name) as caught:
+                call(place_of(sink, path=name))
+            assert not isinstance(caught.value, NotFound)
+    assert {path.name: path.lstat().st_ino for path in tmp_path.iterdir()} == before
+
+
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
+    """A raw file and a folder of the same name cannot both be."""
+    sink = build(tmp_path)
+    sink.deliver(place_of(sink, path="a"), mint())
+    with pytest.raises(Permanent, match="not a folder"):
+        sink.preflight(place_of(sink, path="a/{name}"))
+
+
+def test_a_huge_file_is_refused(tmp_path: Path) -> None:
+    """A template that hits a database dump does not load it into memory."""
+    with open(tmp_path / "svc-airflow", "wb") as file:
+        file.truncate(5 * 1024 * 1024)
+    sink = build(tmp_path)
+    with pytest.raises(Permanent, match="larger than"):
+        sink.preflight(place_of(sink))
+
+
+def test_another_name_of_the_file_keeps_its_content(tmp_path: Path) -> None:
+    """A hard link made elsewhere does not get the new secret."""
+    sink = build(tmp_path / "secrets")
+    place = place_of(sink)
+    sink.deliver(place, mint(OTHER))
+    os.link(path_of(place), tmp_path / "elsewhere")
+    sink.deliver(place, mint())
+    assert (tmp_path / "elsewhere").read_text() == OTHER
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can mount")
+def test_a_file_that_is_mounted_by_itself_fails_preflight(tmp_path: Path) -> None:
+    """A single file mounted into a container cannot be replaced, which is found before the rotation."""
+    (tmp_path / "source").write_text(OTHER)
+    (tmp_path / "svc-airflow").touch()
+    sink = build(tmp_path)
+    with mounted(tmp_path / "svc-airflow", "--bind", str(tmp_path / "source")):
+        for call in (sink.preflight, lambda place: sink.deliver(place, mint())):
+            with raising_without_secret(Permanent, match="mount its folder instead"):
+                call(place_of(sink))
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can mark files")
+@pytest.mark.parametrize("mark", ["i", "a"])
+def test_an_immutable_file_fails_preflight(tmp_path: Path, mark: str) -> None:
+    """A file that even root cannot rename over is found before the rotation."""
+    sink = build(tmp_path)
+    sink.deliver(place_of(sink), mint(OTHER))
+    path = tmp_path / "svc-airflow"
+    if subprocess.run(["chattr", f"+{mark}", path], capture_output=True, check=False).returncode:
+        pytest.skip("this file system has no such marks")
+    try:
+        with raising_without_secret(Permanent, match="chattr"):
+            sink.preflight(place_of(sink))
+    finally:
+        subprocess.run(["chattr", f"-{mark}", path], check=True)
+
+
+@contextmanager
+def mounted(target: Path, *arguments: str) -> Iterator[None]:
+    """Mount something for a while; skip the test where that is not allowed."""
+    run = subprocess.run(["mount", *arguments, str(target)], capture_output=True, check=False)
+    if run.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(target)], check=True)
+
+
+# Disks that are full or read-only, and users who may not
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can mount a small disk")
+def test_a_full_disk_is_temporary_and_found_by_preflight(tmp_path: Path) -> None:
+    """Without space neither preflight nor delivery succeeds, the old secret stays whole, and space heals it."""
+    with mounted(tmp_path, "-t", "tmpfs", "-o", "size=64k", "tmpfs"):
+        sink = build(tmp_path)
+        place = place_of(sink)
+        sink.deliver(place, mint(OTHER))
+        filler = tmp_path / "filler"
+        fill(filler)
+        for call in (sink.preflight, lambda place: sink.deliver(place, mint())):
+            with raising_without_secret(Temporary, match="svc-airflow: the disk is full"):
+                call(place)
+        assert path_of(place).read_text() == OTHER
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["filler", "svc-airflow"]
+        filler.unlink()
+        sink.preflight(place)
+        sink.deliver(place, mint())
+        assert path_of(place).read_text() == CANARY
+
+
+def fill(path: Path) -> None:
+    """Write until nothing more fits."""
+    with open(path, "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        file.writelines(itertools.repeat(b"x" * 512))
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can mount")
+def test_a_read_only_disk_fails_preflight(tmp_path: Path) -> None:
+    """A volume that was mounted read-only is named as that."""
+    with mounted(tmp_path, "-t", "tmpfs", "-o", "size=64k,ro", "tmpfs"):
+        sink = build(tmp_path)
+        with raising_without_secret(Permanent, match="read-only; mount it writable"):
+            sink.preflight(place_of(sink))
+
+
+PRELUDE = """
+import itertools, os, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from rotator import sinks
+from rotator.errors import RotatorError
+from rotator.model import Mint
+from rotator.secret import Secret
+from rotator.templates import PLACEHOLDERS
+
+module = sinks.load("file")
+sink = module.build("files", module.Options(directory=sys.argv[1]), Path("/"))
+
+def place_of(**block):
+    return sink.resolve(sinks.checked(module.DeliveryOptions, block), dict.fromkeys(PLACEHOLDERS, "svc-airflow"))
+
+def mint(secret, number=1):
+    return Mint(f"mint-{number}", "rotation", "cltoken1", Secret(secret), datetime.now(UTC), None)
+"""
+
+
+def another_process(script: str, *arguments: object) -> "subprocess.Popen[bytes]":
+    """Start a process that has `sink`, `place_of` and `mint` over the directory that is the first argument."""
+    command = [sys.executable, "-c", PRELUDE + textwrap.dedent(script), *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def as_nobody(directory: Path, *names: str, mode: str = "0600") -> list[str]:
+    """Return what preflight says of these files to a user without rights."""
+    script = """
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        for name in sys.argv[3:]:
+            try:
+                sink.preflight(place_of(path=name, mode=sys.argv[2]))
+                print("proven")
+            except RotatorError as error:
+                print(type(error).__name__, error)
+    """
+    output, _ = another_process(script, directory, mode, *names).communicate(timeout=60)
+    return output.decode().splitlines()
+
+
+def open_to_all(path: Path) -> None:
+    """Let other users reach a test's folder."""
+    for folder in (path, *path.parents):
+        if folder.stat().st_uid == os.geteuid() and folder.stat().st_mode & 0o011 != 0o011:
+            folder.chmod(folder.stat().st_mode | 0o055)
+
+
+def test_a_folder_that_may_not_be_written_fails_preflight(tmp_path: Path) -> None:
+    """Missing rights are found before the rotation and said with the fix; a folder that allows it is proven."""
+    (tmp_path / "denied").mkdir(mode=0o755 if ROOT else 0o555)
+    (tmp_path / "allowed").mkdir()
+    (tmp_path / "allowed").chmod(0o777)
+    open_to_all(tmp_path)
+    denied, allowed = as_nobody(tmp_path, "denied/x", "allowed/x")
+    assert re.match("Permanent .*denied/x: permission denied; let the user that runs rotator", denied)
+    assert allowed == "proven"
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can make files of several users")
+def test_a_file_whose_owner_would_lose_it_fails_preflight(tmp_path: Path) -> None:
+    """A consumer that owns its file is not cut off by a rotator that cannot give it back; root's files are taken."""
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "sticky").mkdir()
+    (tmp_path / "sticky").chmod(0o1777)
+    files = {"open/theirs": (1234, 0), "open/groups": (65534, 5678), "open/roots": (0, 0), "sticky/roots": (0, 0)}
+    for name, owner in files.items():
+        (tmp_path / name).write_text("old")
+        (tmp_path / name).chmod(0o644)
+        os.chown(tmp_path / name, *owner)
+    open_to_all(tmp_path)
+    theirs, groups, roots, sticky = as_nobody(tmp_path, *files)
+    shared, *_ = as_nobody(tmp_path, "open/groups", mode="0640")
+    assert re.match("Permanent .*belongs to user 1234 and group 0, who could not read it", theirs)
+    assert (groups, roots) == ("proven", "proven")
+    assert re.match("Permanent .*belongs to user 65534 and group 5678", shared)
+    assert re.match("Permanent .*the folder is sticky", sticky)
+
+
+@pytest.mark.parametrize("code", sorted(errno.errorcode))
+def test_every_error_of_the_system_becomes_one_of_ours(code: int) -> None:
+    """No number escapes the table, each message names the place and says something, in words of our own."""
+    with pytest.raises((Temporary, Permanent), match=r"^/place: .{10}") as caught, translated("/place"):
+        raise OSError(code, "their words")
+    assert "their words" not in caught.value.message
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        assert type(caught.value) is Temporary
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP):
+        assert type(caught.value) is Permanent
+
+
+def test_the_table_names_no_number_twice_by_accident() -> None:
+    """Every sentence of the table is one an operator can act on."""
+    for kind, sentence in FAILURES.values():
+        assert kind in (Temporary, Permanent)
+        assert len(sentence.split()) >= 4
+
+
+def test_what_we_raise_ourselves_gets_its_place() -> None:
+    """An error from below keeps its kind and gains the location."""
+    for kind in (Temporary, Permanent, NotFound, OutcomeUnknown):
+        with pytest.raises(kind, match=r"^/place: why$"), translated("/place"):
+            raise kind("why")
+
+
+def test_a_rename_that_the_disk_does_not_confirm_is_in_doubt(tmp_path: Path) -> None:
+    """If the folder cannot be synced, nobody claims that the secret was, or was not, written."""
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    confirm(descriptor)
+    os.close(descriptor)
+    with raising_without_secret(OutcomeUnknown, match=r"^/place: .*writing it again is safe"), translated("/place"):
+        confirm(descriptor)
+
+
+# Locks, crashes, races
+
+
+def test_a_held_lock_is_waited_for(tmp_path: Path) -> None:
+    """A delivery starts as soon as another process lets go of the folder, not before."""
+    sink = build(tmp_path)
+    place = place_of(sink)
+    holder = another_process(HOLD, tmp_path)
+    assert said(holder) == b"held\n"
+    writer = another_process(f"sink.deliver(place_of(), mint({CANARY!r})); print('written')", tmp_path)
+    assert not select.select([writer.stdout], [], [], 0.5)[0]
+    assert not path_of(place).exists()
+    killed(holder)
+    assert writer.communicate(timeout=30)[0] == b"written\n"
+    assert path_of(place).read_text() == CANARY
+
+
+HOLD = """
+    import fcntl
+    fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def said(process: "subprocess.Popen[bytes]") -> bytes:
+    """Return the next line of its output."""
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def killed(process: "subprocess.Popen[bytes]") -> None:
+    """Let it die as by a power cut."""
+    process.kill()
+    process.communicate()
+
+
+def test_leftovers_of_the_dead_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    """A temporary file that a crash left behind may hold a secret: preflight and delivery remove it."""
+    sink = build(tmp_path)
+    place = place_of(sink, path="team/{name}")
+    sink.preflight(place)
+    keep = [".rotator-notes", ".rotator-", f"{LEFTOVER}0", "x" + LEFTOVER]
+    for call in (sink.preflight, lambda place: sink.deliver(place, mint())):
+        for name in (LEFTOVER, *keep):
+            (tmp_path / "team" / name).write_text(CANARY)
+        call(place)
+        assert sorted(set(os.listdir(tmp_path / "team")) - {"svc-airflow"}) == sorted(keep)
+
+
+CRASH = """
+    place = place_of(path="x.json", format="json")
+    print("ready", flush=True)
+    for number in itertools.count():
+        sink.deliver(place, mint("canary-" + str(number) * 3000, number))
+"""
+
+
+def test_a_killed_process_leaves_the_old_or_the_new_secret(tmp_path: Path) -> None:
+    """Whenever the process dies, the file is whole, its neighbours stay, and no temporary file outlives the next."""
+    sink = build(tmp_path)
+    place = place_of(sink, path="x.json", format="json")
+    (tmp_path / "x.json").write_text('{"neighbour": 1.10}')
+    leftovers = 0
+    for step in range(40):
+        process = another_process(CRASH, tmp_path)
+        assert said(process) == b"ready\n"
+        select.select([process.stdout], [], [], 0.01 + step * 0.0007)  # nothing comes: it dies somewhere in a delivery
+        killed(process)
+        leftovers += len(os.listdir(tmp_path)) - 1
+        assert_whole((tmp_path / "x.json").read_text())
+        sink.deliver(place, mint())
+        assert os.listdir(tmp_path) == ["x.json"]
+        assert_whole((tmp_path / "x.json").read_text())
+    assert leftovers, "no process died while it wrote, so nothing was shown"
+
+
+def assert_whole(text: str) -> None:
+    """Refuse anything but the neighbour and, perhaps, one whole secret."""
+    assert re.fullmatch(r'\{"neighbour": 1\.10(, "token": "[^"]+")?\}', text)
+    held = json.loads(text).get("token", CANARY)
+    assert held == CANARY or re.fullmatch(r"canary-(\d+?)\1{2999}", held)
+
+
+def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
+    """While secrets are replaced as fast as can be, whoever reads finds a whole one."""
+    sink = build(tmp_path)
+    sink.deliver(place_of(sink, path="x.json", format="json"), mint())
+    process = another_process(CRASH, tmp_path)
+    assert said(process) == b"ready\n"
+    seen = {json.loads((tmp_path / "x.json").read_text())["token"][:12] for _ in range(2000)}
+    killed(process)
+    assert len(seen) > 1
+
+
+def test_processes_do_not_lose_each_others_keys(tmp_path: Path) -> None:
+    """Deliveries from several processes into one file all stay."""
+    script = """
+        for number in range(20):
+            key = f"K{sys.argv[2]}_{number}"
+            sink.deliver(place_of(path="all.env", format="env", fields={key: "{secret}"}), mint(key))
+    """
+    processes = [another_process(script, tmp_path, number) for number in range(3)]
+    for process in processes:
+        process.communicate(timeout=120)
+    expected = [f"K{process}_{number}" for process in range(3) for number in range(20)]
+    assert sorted((tmp_path / "all.env").read_text().splitlines()) == sorted(f"{key}={key}" for key in expected)
+
+
+def test_descriptors_are_closed(tmp_path: Path) -> None:
+    """Neither success nor failure leaks an open file."""
+    sink = build(tmp_path)
+    good, bad = place_of(sink), place_of(sink, path="svc-airflow/below")
+    sink.deliver(good, mint())
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        sink.preflight(good)
+        sink.deliver(good, mint(OTHER))
+        sink.read_back(good)
+        for call in (sink.preflight, sink.read_back):
+            with pytest.raises(RotatorError):
+                call(bad)
+    assert len(os.listdir("/proc/self/fd")) == before
