@@ -313,12 +313,12 @@ def place_problem(
     Args:
         places: Resolved for the token.
         lineage: What the journal remembers of it.
-        owners: (sink, location) to the lineage that last settled there.
+        owners: Claims of places to the lineage that last settled there.
         lineage_id: Whose places they are to be.
     """
     for place in places:
-        holder = owners.get((place.sink, place.location), lineage_id)
-        if holder != lineage_id:
+        holder = next((owners[claim] for claim in place.claims if owners.get(claim, lineage_id) != lineage_id), None)
+        if holder is not None:
             return f"{place.sink}:{place.location} belongs to token {holder}; give each token a place of its own"
     if lineage is None or not lineage.places or lineage.move_accepted:
         return ""

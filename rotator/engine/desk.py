@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from rotator.events import Event, EventName
@@ -61,7 +61,7 @@ class Desk:
             "provider": policy.provider,
         }
         return tuple(
-            Place(place.sink, place.location, place.options, delivery.required)
+            replace(place, required=delivery.required)
             for delivery in policy.deliveries
             for place in (self.sinks[delivery.sink].resolve(delivery.options, facts),)
         )

@@ -423,7 +423,8 @@ class Attempt:
             EventName.EXPIRY_UNMOVED, rotation, message="rotating did not move the expiry; use max_age or overlap"
         )
         events = (verified, unmoved_event) if unmoved else (verified,)
-        self._close(State.SETTLED, EventName.ROTATION_SETTLED, "", Outcome.SETTLED, events=events, claims=places)
+        taken = tuple(claim for record in rotation.deliveries for claim in record.place.claims)
+        self._close(State.SETTLED, EventName.ROTATION_SETTLED, "", Outcome.SETTLED, events=events, claims=taken)
 
     # journal
 

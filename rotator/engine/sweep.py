@@ -270,7 +270,7 @@ def _placed(desk: Desk, candidate: Candidate, taken: dict[tuple[str, str], str])
         places = desk.places(candidate.policy, token, lineage.id)
     except RotatorError as error:
         return _skip(candidate, Skip.BAD_PATH, error.message)
-    spots = [(place.sink, place.location) for place in places]
+    spots = [claim for place in places for claim in place.claims]
     owners = {spot: held[1] for spot, held in desk.journal.place_owners(spots).items()}
     owners |= {spot: taken[spot] for spot in spots if spot in taken}
     problem = place_problem(places, lineage, owners, lineage.id)

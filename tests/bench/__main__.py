@@ -101,7 +101,9 @@ def rate() -> None:
     """Rotations under the documented limits against the ten POSTs a second that are allowed."""
     with tempfile.TemporaryDirectory() as folder, api(Path(folder), 300, get=25, post=10) as config:
         settled, seconds, refused = rotations(config)
-    print(f"rate: {settled} rotations, {(settled - 1) / seconds:.2f}/s = {(settled - 1) / seconds / 10:.1%}; 429s: {refused}")
+    print(
+        f"rate: {settled} rotations, {(settled - 1) / seconds:.2f}/s = {(settled - 1) / seconds / 10:.1%}; 429s: {refused}"
+    )
 
 
 def pipeline() -> None:

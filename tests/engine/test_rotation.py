@@ -1,12 +1,14 @@
 """One rotation through its steps, with each thing that can go wrong at the provider and in a sink."""
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from rotator.events import EventName
-from rotator.model import Outcome
+from rotator.model import Outcome, Skip
+from rotator.ports import Write
 from rotator.sandbox import Fault, SandboxConfig
 from tests.lab import Lab, lab
 
@@ -177,3 +179,33 @@ class _Breaking:
         from rotator.errors import Temporary
 
         raise Temporary("the sink is down")
+
+
+def test_tokens_that_would_share_a_key_are_held_back(tmp_path: Path) -> None:
+    """Several tokens with one env file and one key: one may have it, the others are skipped before anything rotates."""
+    with lab(tmp_path) as bench:
+        text = bench.config_path.read_text()
+        shared = 'path = "shared.env"\nformat = "env"\nfields = { TOKEN = "{secret}", AT = "{rotated_at}" }'
+        bench.config_path.write_text(text.replace('path = "{token_id}"', shared))
+        report = bench.sweep()
+        assert len(report.results) == 1
+        assert report.plan.skipped[Skip.BAD_PATH] == len(bench.due_ids())
+        assert sum(bench.sandbox.store.posts(i) for i in bench.sandbox.store.tokens) == 1
+
+
+def test_a_renamed_token_waits_for_accept_move(tmp_path: Path) -> None:
+    """A token whose path would change after it settled is not rotated until a person accepts the move."""
+    with lab(tmp_path) as bench:
+        text = bench.config_path.read_text().replace('"{token_id}"', '"{name}"')
+        bench.config_path.write_text(text)
+        token_id = bench.sweep().results[0].token_id
+        bench.sandbox.store.tokens[token_id].name = "svc-renamed"
+        assert bench.clock is not None
+        bench.clock.jump(timedelta(days=91))
+        for path in ("held", "accepted"):
+            report = bench.sweep()
+            assert (token_id in {r.token_id for r in report.results}) is (path == "accepted")
+            if path == "held":
+                with bench.app() as app:
+                    lineage = app.reader.lineages("astro", [token_id])[token_id]
+                    app.desks[0].journal.write(Write(lineage=replace(lineage, move_accepted=True)))
