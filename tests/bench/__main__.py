@@ -82,13 +82,13 @@ def memory() -> None:
 
 
 def rotations(config: Path) -> tuple[int, float, int]:
-    """Run a sweep; return how many settled, in how many seconds from first to last POST, and how many 429 came."""
+    """Run a sweep; return how many settled, in how many seconds from first to last POST, and how many POSTs were refused."""
     run = subprocess.run(sweep_command(config), capture_output=True, text=True, check=False)
     settled = len(json.loads(run.stdout)["settled"])
     times = [json.loads(line) for line in run.stderr.splitlines() if '"token_rotated"' in line]
     moments = sorted(row["time"] for row in times)
     seconds = (_epoch(moments[-1]) - _epoch(moments[0])) if len(moments) > 1 else 0.0
-    return settled, seconds, run.stderr.count("429")
+    return settled, seconds, run.stderr.count('"rotation_refused"')
 
 
 def _epoch(text: str) -> float:
