@@ -82,7 +82,7 @@ def memory() -> None:
 
 
 def rotations(config: Path) -> tuple[int, float, int]:
-    """Run a sweep; return how many settled, in how many seconds from first to last POST, and how many POSTs were refused."""
+    """Run a sweep; return how many settled, in how many seconds from first to last, and how many were refused."""
     run = subprocess.run(sweep_command(config), capture_output=True, text=True, check=False)
     settled = len(json.loads(run.stdout)["settled"])
     times = [json.loads(line) for line in run.stderr.splitlines() if '"token_rotated"' in line]
@@ -101,9 +101,8 @@ def rate() -> None:
     """Rotations under the documented limits against the ten POSTs a second that are allowed."""
     with tempfile.TemporaryDirectory() as folder, api(Path(folder), 300, get=25, post=10) as config:
         settled, seconds, refused = rotations(config)
-    print(
-        f"rate: {settled} rotations, {(settled - 1) / seconds:.2f}/s = {(settled - 1) / seconds / 10:.1%}; 429s: {refused}"
-    )
+    reached = (settled - 1) / seconds
+    print(f"rate: {settled} rotations, {reached:.2f}/s = {reached / 10:.1%} of the limit; refused: {refused}")
 
 
 def pipeline() -> None:
