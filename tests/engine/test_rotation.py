@@ -77,6 +77,21 @@ def test_a_call_without_effect_is_looked_at_late_and_planned_anew(tmp_path: Path
         assert everything_arrived(bench)
 
 
+def test_a_lost_secret_is_not_forgotten_when_the_next_call_has_no_effect(tmp_path: Path) -> None:
+    """Lost first, then a call without effect: no longer due by age, the token is rotated until its secret lives."""
+    with lab(tmp_path, timeout="1s") as bench:
+        token_id = bench.due_ids()[0]
+        for fault in (Fault.RESET_AFTER, Fault.RESET_BEFORE):
+            bench.sandbox.script("rotate", fault, token_id)
+        bench.sweep()
+        assert bench.delivered(token_id) is None
+        for _ in range(2):
+            late(bench)
+            bench.sweep()
+        assert bench.sandbox.store.authenticates_as(bench.delivered(token_id) or "") == token_id
+        assert bench.sweep().results == []
+
+
 @pytest.mark.parametrize("fault", THROTTLED, ids=str)
 def test_a_throttled_call_is_repeated_with_a_new_intent(tmp_path: Path, fault: Fault) -> None:
     """429 certainly had no effect: the POST is announced and sent once more, and settles in the same sweep."""
