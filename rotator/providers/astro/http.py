@@ -1,54 +1,66 @@
-"""One HTTP call to the Astro API, and what its failure means.
+"""One HTTP call to the Astro API: sent, bounded, paced, repeated where that can do no harm, and judged.
 
-The error table's key is (can the call be repeated?, failure). A read or an idempotent write that failed on the way is
-`Temporary`; a rotate or create that may have left is `OutcomeUnknown`, and nothing here ever sends it again. One
-`httpx.Client` per thread: a shared one collapses under many threads. Bodies, queries and headers never reach a message.
+`provider` calls `AstroHttp.send`; `failures` says what went wrong. A rotate or a create is sent once, whatever happens:
+nothing here, and nothing below it, sends it again. An `httpx.Client` serves one call at a time, for a shared one
+collapses under many threads. Bodies, queries and headers never reach a message, and no exception of httpx leaves this
+module: their frames hold them.
+
+httpx has no deadline for a whole call. `timeout` bounds each of connecting (10 s at most), sending, and waiting for
+more; the answer as a whole has to be there after `WHOLE` times `timeout`. Resolving a name is bounded by the resolver.
 """
 
-import email.utils
 import ipaddress
 import logging
 import random
-import re
 import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from platform import python_version
+from typing import Generic, TypeVar
 
+import certifi
 import httpx
 
 from rotator import __version__
-from rotator.errors import (
-    ConfigError,
-    CredentialRejected,
-    Forbidden,
-    NotFound,
-    OutcomeUnknown,
-    Permanent,
-    RotatorError,
-    Temporary,
-    Throttled,
-)
+from rotator.errors import ConfigError, CredentialRejected, NotFound, RotatorError, Temporary, Throttled
 from rotator.events import Event, EventName
 from rotator.ports import Clock, Emit
-from rotator.providers.astro.limiter import Limiter
-from rotator.providers.astro.wire import WireError, decode_error
+from rotator.providers.astro.failures import (
+    BAD_BODY,
+    TOO_LARGE,
+    TOO_LATE,
+    Answer,
+    Fault,
+    Operation,
+    failure_of,
+    fault_of,
+    http_date,
+    is_own,
+    verdict,
+)
+from rotator.providers.astro.limiter import PATIENCE, Limiter, Limiters
 from rotator.secret import Secret
 
 ATTEMPTS = 4
-LONGEST_PAUSE = timedelta(minutes=5)
-LARGEST_BODY = 64 * 1024 * 1024
+WHOLE = 4
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 4.0  # shorter than servers keep connections, so that a rotate rarely meets one that is just closing
-_UUID = re.compile(r"[0-9a-fA-F-]{8,36}")
-
-# The connection was never made, so nothing was sent. Everything else may have left.
-_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
+_LARGEST_LIST = 64 * 1024 * 1024
+_LARGEST_OTHER = 1024 * 1024
+_BACKOFF_S = 0.25
+_UNTOLD_PAUSE = timedelta(seconds=1)  # for a 429 that does not say how long
+# What may come out of httpx and the layers below it; anything else is a mistake of ours.
+_CLIENT_ERRORS = (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict, OSError, ValueError, RuntimeError)
 
 for _name in ("httpx", "httpcore"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # their INFO lines print whole URLs
+
+Result = TypeVar("Result")
+ReadSecret = Callable[[], Secret]
+TransportFactory = Callable[[], httpx.BaseTransport]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +69,9 @@ class Endpoint:
 
     Attributes:
         base_url: https, or http on loopback; without query and user.
-        timeout: For connecting, each read and each write.
+        timeout: For connecting, sending and each wait for more; see the module.
         ca_bundle: A PEM file; empty for the system's.
-        proxy: A proxy URL; empty for none.
+        proxy: A proxy URL; empty for none. The environment is never asked.
     """
 
     base_url: str
@@ -69,269 +81,317 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """One request.
+class Call(Generic[Result]):
+    """One request and how to read its answer.
 
     Attributes:
-        operation: For messages and metrics: list, get, create, update, delete, rotate, roles.
-        repeatable: Whether sending it twice does no harm.
+        decode: Returns None for a body of the wrong form; never raises, for its frame holds the body.
         subject: What it is about, safe to show: a token id.
+        abandoned: Once set, the call is not tried again.
     """
 
-    operation: str
+    operation: Operation
     method: str
     path: str
-    repeatable: bool
+    decode: Callable[[bytes], Result | None]
     subject: str = ""
-    query: Mapping[str, str | int | list[str]] | None = None
-    json: object = None
+    query: Mapping[str, str] | None = None
+    json: Mapping[str, object] | None = None
+    abandoned: threading.Event | None = None
 
 
 class AstroHttp:
-    """Sends calls.
+    """Sends calls; safe to use from many threads.
 
     Args:
+        name: The provider's, for events and config errors.
         endpoint: Where to.
-        clock: For pacing, pauses and skew.
-        emit: Told of every request.
+        clock: For pacing, pauses, deadlines and skew.
+        emit: Told of every request, from the thread that made it; must not raise.
         dice: Spreads the pauses between attempts.
+        transport: Makes what a client sends through, in place of the network; for tests.
 
     Raises:
         ConfigError: The endpoint cannot be used.
     """
 
-    def __init__(self, name: str, endpoint: Endpoint, clock: Clock, emit: Emit, dice: random.Random) -> None:
-        _check_url(endpoint.base_url, name)
+    def __init__(
+        self,
+        name: str,
+        endpoint: Endpoint,
+        clock: Clock,
+        emit: Emit,
+        dice: random.Random,
+        transport: TransportFactory | None = None,
+    ) -> None:
+        _check_url(endpoint.base_url, f"providers.{name}.base_url")
+        make = transport or _network(name, endpoint)
         self._name = name
-        self._endpoint = endpoint
+        self._timeout_s = endpoint.timeout.total_seconds()
         self._clock = clock
         self._emit = emit
         self._dice = dice
-        self._local = threading.local()
-        self._clients: list[httpx.Client] = []
-        self._tls: ssl.SSLContext | None = None
-        self._guard = threading.Lock()
-        self.skew: timedelta | None = None
+        self._clients = _Clients(lambda: _client(endpoint, make()))
+        self._skew: timedelta | None = None
 
-    def send(self, call: Call, secret: Secret, limiter: Limiter) -> bytes:
-        """Return the body of a 2xx answer, after bounded retries where they can do no harm.
+    @property
+    def skew(self) -> timedelta | None:
+        """How far the API's clock is ahead of ours, by its latest answer."""
+        return self._skew
+
+    def send(self, call: Call[Result], credential: ReadSecret, limiters: Limiters) -> Result:
+        """Return the decoded answer, after bounded retries where they can do no harm.
+
+        A credential that was refused is read anew once, and if it changed a repeatable call goes on with it.
 
         Raises:
-            Temporary, Permanent: No effect; every retry is used up.
+            Temporary, Permanent: Certainly no effect, or repeating is safe; every retry is used up.
             OutcomeUnknown: A call that must not be repeated may have taken effect.
         """
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return self._once(call, secret, limiter)
-            except Temporary as error:
-                if isinstance(error, Throttled):
-                    limiter.slow_down(error.retry_after or timedelta(seconds=1))
-                if not call.repeatable or attempt == ATTEMPTS:
-                    raise
-                pause = min(error.retry_after or timedelta(), LONGEST_PAUSE)
-                backoff = timedelta(seconds=0.2 * 2**attempt * (0.5 + self._dice.random() / 2))
-                self._clock.sleep(max(pause, backoff))
-        raise AssertionError("unreachable")
+        secret, fresh, in_doubt, attempt = credential(), False, False, 0
+        while True:
+            attempt += 1
+            limiter = limiters.of(secret)
+            outcome = self._once(call, secret, limiter)
+            if not isinstance(outcome, RotatorError):
+                return outcome
+            if in_doubt and _is_done(call, outcome):
+                return call.decode(b"")  # type: ignore[return-value]  # an earlier attempt of this delete did it
+            if isinstance(outcome, Throttled):
+                limiter.slow_down(outcome.retry_after or _UNTOLD_PAUSE)
+            if isinstance(outcome, CredentialRejected) and call.operation.is_repeatable and not fresh:
+                anew, fresh = credential(), True
+                if anew != secret:
+                    secret = anew
+                    continue
+            if attempt >= ATTEMPTS or not _may_repeat(call, outcome):
+                raise outcome
+            in_doubt = in_doubt or not isinstance(outcome, Throttled)
+            self._pause(attempt, outcome)
 
     def close(self) -> None:
-        """Close every thread's connections."""
-        for client in self._clients:
-            client.close()
+        """Close every connection; calls under way end by themselves."""
+        self._clients.close()
 
-    def _once(self, call: Call, secret: Secret, limiter: Limiter) -> bytes:
+    def _pause(self, attempt: int, outcome: RotatorError) -> None:
+        backoff = timedelta(seconds=_BACKOFF_S * 2**attempt * (0.5 + self._dice.random() / 2))
+        asked = outcome.retry_after if isinstance(outcome, Temporary) else None
+        # after a 429 the limiter makes everybody wait, this caller too
+        self._clock.sleep(backoff if isinstance(outcome, Throttled) else max(backoff, asked or timedelta()))
+
+    def _once(self, call: Call[Result], secret: Secret, limiter: Limiter) -> Result | RotatorError:
+        """Return the result, or the error as a value: raised further up, it carries none of the frames below."""
+        if not _fits_a_header(secret):
+            return CredentialRejected(f"{call.operation}: the credential is empty or holds characters no token has")
         limiter.wait(call.method)
-        started, sent_at = self._clock.monotonic(), self._clock.now()
-        status, failure = "", None
-        try:
-            answer = self._exchange(call, secret)
-            status = str(answer.status)
-            self._measure_skew(answer.date, sent_at)
-            failure = failure_of(call, answer)
-        except httpx.HTTPError as error:
-            status, failure = type(error).__name__, transport_failure(call, error)
+        started_s, sent_at = self._clock.monotonic(), self._clock.now()
+        answer = self._exchange(call, secret, sent_at)
+        outcome = _judged(call, answer, sent_at)
         self._emit(
             Event(
                 name=EventName.REQUEST_FINISHED,
                 at=sent_at,
                 provider=self._name,
+                token_id=call.subject,
                 message=call.operation,
-                error=status,
-                duration_s=self._clock.monotonic() - started,
+                error=_status(answer, outcome),
+                duration_s=self._clock.monotonic() - started_s,
             )
         )
-        if failure is not None:
-            # raised here, and from None: the frames and the cause that knew the body are gone
-            raise failure from None
-        return answer.body
+        return outcome
 
-    def _exchange(self, call: Call, secret: Secret) -> "Answer":
-        headers = {"Authorization": f"Bearer {secret.reveal()}"}
-        with self._client().stream(
-            call.method, call.path, params=call.query, json=call.json, headers=headers
-        ) as response:
-            return Answer(
-                status=response.status_code,
-                body=_bounded(response),
-                date=response.headers.get("date", ""),
-                retry_after=response.headers.get("retry-after", ""),
-            )
+    def _exchange(self, call: Call[Result], secret: Secret, sent_at: datetime) -> Answer | Fault:
+        try:
+            with self._clients.one() as client, _opened(client, call, secret) as response:
+                arrived_at = self._clock.now()
+                body = self._body(response, call.operation)
+                if isinstance(body, Fault):
+                    return body
+                headers = response.headers
+                answer = Answer(
+                    response.status_code,
+                    body,
+                    headers.get("date", ""),
+                    headers.get("retry-after", ""),
+                    headers.get("content-type", ""),
+                )
+                self._measure_skew(answer, sent_at, arrived_at)
+                return answer
+        except _CLIENT_ERRORS as error:
+            return fault_of(error)
 
-    def _client(self) -> httpx.Client:
-        client: httpx.Client | None = getattr(self._local, "client", None)
-        if client is None:
-            with self._guard:
-                client = self._new_client()
-                self._clients.append(client)
-            self._local.client = client
-        return client
+    def _body(self, response: httpx.Response, operation: Operation) -> bytes | Fault:
+        largest = _LARGEST_LIST if operation is Operation.LIST else _LARGEST_OTHER
+        deadline_s = self._clock.monotonic() + WHOLE * self._timeout_s
+        body = bytearray()
+        for chunk in response.iter_bytes():
+            body += chunk
+            if len(body) > largest:
+                return TOO_LARGE
+            if self._clock.monotonic() > deadline_s:
+                return TOO_LATE
+        return bytes(body)
 
-    def _new_client(self) -> httpx.Client:
-        if self._tls is None and self._endpoint.base_url.startswith("https"):
-            self._tls = _tls(self._endpoint.ca_bundle)
-        return httpx.Client(
-            base_url=self._endpoint.base_url,
-            timeout=httpx.Timeout(
-                self._endpoint.timeout.total_seconds(),
-                connect=min(_CONNECT_S, self._endpoint.timeout.total_seconds()),
-            ),
-            verify=self._tls if self._tls is not None else False,  # plain http is loopback only, see _check_url
-            trust_env=False,
-            proxy=self._endpoint.proxy or None,
-            follow_redirects=False,
-            limits=httpx.Limits(max_connections=2, keepalive_expiry=_KEEPALIVE_S),
-            headers={
-                "User-Agent": f"rotator/{__version__} python/{python_version()}",
-                "Accept": "application/json",
-            },
-        )
-
-    def _measure_skew(self, date: str, sent_at: datetime) -> None:
-        theirs = http_date(date)
-        if theirs is not None:
-            middle = sent_at + (self._clock.now() - sent_at) / 2
-            self.skew = theirs + timedelta(seconds=0.5) - middle  # Date is cut to whole seconds
+    def _measure_skew(self, answer: Answer, sent_at: datetime, arrived_at: datetime) -> None:
+        theirs = http_date(answer.date)
+        if theirs is not None and is_own(answer):
+            # Date is cut to whole seconds; it was written about half of the round trip ago
+            self._skew = theirs + timedelta(seconds=0.5) - (sent_at + (arrived_at - sent_at) / 2)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Answer:
-    """A response without its vendor's types; its repr shows nothing, the body may be a secret."""
+class _Clients:
+    """Idle clients: each call takes one for itself, and leaves it for the next.
 
-    status: int
-    body: bytes
-    date: str = ""
-    retry_after: str = ""
+    There are never more than calls were under way at once, and threads may come and go.
+    """
 
+    def __init__(self, make: Callable[[], httpx.Client]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._idle: list[httpx.Client] = []
+        self._is_closed = False
 
-def transport_failure(call: Call, error: httpx.HTTPError) -> RotatorError:
-    """Return what a failure below HTTP means for this call."""
-    said = f"{_said(call)}: {_TRANSPORT.get(type(error), type(error).__name__)}"
-    if isinstance(error, httpx.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return Permanent(f"{_said(call)}: the server's certificate is not trusted; set ca_bundle")
-    if isinstance(error, _NEVER_SENT) or call.repeatable:
-        return Temporary(said)
-    return OutcomeUnknown(said)
+    @contextmanager
+    def one(self) -> Iterator[httpx.Client]:
+        """Lend a client to one call."""
+        with self._lock:
+            client = self._idle.pop() if self._idle else None
+        client = client or self._make()
+        try:
+            yield client
+        finally:
+            with self._lock:
+                keep = not self._is_closed
+                if keep:
+                    self._idle.append(client)
+            if not keep:
+                client.close()
 
-
-_TRANSPORT: Mapping[type[httpx.HTTPError], str] = {
-    httpx.ConnectError: "no connection",
-    httpx.ConnectTimeout: "no connection in time",
-    httpx.ReadTimeout: "no answer in time",
-    httpx.WriteTimeout: "could not be sent in time",
-    httpx.ReadError: "the connection broke",
-    httpx.WriteError: "the connection broke",
-    httpx.RemoteProtocolError: "the connection was closed or the answer cut off",
-    httpx.ProxyError: "the proxy refused",
-}
-
-
-def failure_of(call: Call, answer: Answer) -> RotatorError | None:
-    """Return what an answer means for this call; None if it is a success."""
-    if answer.status in (200, 201, 204):
-        return None
-    if answer.status == 429:
-        return Throttled(f"{_said(call)}: too many requests (429)", retry_after(answer))
-    error = decode_error(answer.body)
-    known = _refusals(call, answer, error)
-    if known is not None:
-        return known
-    said = f"{_said(call)}: status {answer.status}{_request_id(error)}"
-    if not call.repeatable:
-        return OutcomeUnknown(said)
-    if answer.status >= 500 or answer.status in (404, 408):  # a 404 of the edge says nothing of the token
-        return Temporary(said, retry_after(answer))
-    return Permanent(said)
+    def close(self) -> None:
+        """Close the idle ones now and the others when they come back."""
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+        for client in idle:
+            client.close()
 
 
-def _refusals(call: Call, answer: Answer, error: WireError | None) -> RotatorError | None:
-    """The statuses that certainly had no effect: in the application's own form, or from the edge before it."""
-    said, tail = _said(call), _request_id(error)
-    if answer.status == 401:
-        return CredentialRejected(f"{said}: the credential is dead or malformed (401){tail}")
-    if answer.status == 403 and error is None:
-        return CredentialRejected(f"{said}: the edge refused the credential (403)")
-    if error is None:
-        return None
-    if answer.status == 403:
-        return Forbidden(f"{said}: the credential lacks the right (403){tail}")
-    if answer.status == 404:
-        return NotFound(f"{said}: not found (404){tail}")
-    if answer.status in (400, 409):
-        return Permanent(f"{said}: refused ({answer.status}){tail}")
-    return None
+def _judged(call: Call[Result], answer: Answer | Fault, now: datetime) -> Result | RotatorError:
+    if isinstance(answer, Fault):
+        return verdict(call.operation, call.subject, answer)
+    failure = failure_of(call.operation, call.subject, answer, now)
+    if failure is not None:
+        return failure
+    decoded = call.decode(answer.body)
+    return verdict(call.operation, call.subject, BAD_BODY) if decoded is None else decoded
 
 
-def retry_after(answer: Answer) -> timedelta | None:
-    """Return what Retry-After asks for, as seconds or as a date; bounded."""
-    text = answer.retry_after.strip()
-    if text.isascii() and text.isdigit():
-        return min(timedelta(seconds=min(int(text), 86400)), LONGEST_PAUSE)
-    until, now = http_date(text), http_date(answer.date)
-    if until is None or now is None:
-        return None
-    return min(max(until - now, timedelta()), LONGEST_PAUSE)
+def _status(answer: Answer | Fault, outcome: object) -> str:
+    if isinstance(answer, Fault):
+        return answer.kind
+    return BAD_BODY.kind if answer.status < 300 and isinstance(outcome, RotatorError) else str(answer.status)
 
 
-def http_date(text: str) -> datetime | None:
-    """Return an HTTP date (RFC 9110, 5.6.7), None if it is none."""
+def _may_repeat(call: Call[Result], outcome: RotatorError) -> bool:
+    if not call.operation.is_repeatable or not isinstance(outcome, Temporary):
+        return False
+    is_patient = outcome.retry_after is None or outcome.retry_after <= PATIENCE
+    return is_patient and (call.abandoned is None or not call.abandoned.is_set())
+
+
+def _is_done(call: Call[Result], outcome: RotatorError) -> bool:
+    return call.operation is Operation.DELETE and isinstance(outcome, NotFound)
+
+
+def _fits_a_header(secret: Secret) -> bool:
+    value = secret.reveal()
+    return value.isascii() and value.isprintable() and bool(value) and " " not in value
+
+
+@contextmanager
+def _opened(client: httpx.Client, call: Call[Result], secret: Secret) -> Iterator[httpx.Response]:
+    with client.stream(
+        call.method,
+        call.path,
+        params=call.query,
+        json=call.json,
+        headers={"Authorization": f"Bearer {secret.reveal()}"},
+    ) as response:
+        client.cookies.clear()  # an answer to one credential must leave nothing for the next
+        yield response
+
+
+def _client(endpoint: Endpoint, transport: httpx.BaseTransport) -> httpx.Client:
+    timeout_s = endpoint.timeout.total_seconds()
+    return httpx.Client(
+        base_url=endpoint.base_url,
+        transport=transport,
+        timeout=httpx.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s)),
+        trust_env=False,
+        follow_redirects=False,
+        headers={
+            "User-Agent": f"rotator/{__version__} python/{python_version()}",
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip",
+        },
+    )
+
+
+def _network(name: str, endpoint: Endpoint) -> TransportFactory:
+    """Return what makes connections; all share one TLS context."""
+    speaks_tls = endpoint.base_url.startswith("https:") or endpoint.proxy.startswith("https:")
+    # a context without certificates trusts nobody
+    tls = _tls(endpoint.ca_bundle, name) if speaks_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    proxy = _proxy(endpoint.proxy, tls, f"providers.{name}.proxy")
+    limits = httpx.Limits(max_connections=2, max_keepalive_connections=1, keepalive_expiry=_KEEPALIVE_S)
+
+    def make() -> httpx.BaseTransport:
+        return httpx.HTTPTransport(verify=tls, trust_env=False, http2=False, limits=limits, proxy=proxy, retries=0)
+
     try:
-        moment = email.utils.parsedate_to_datetime(text)
-    except (TypeError, ValueError):
-        return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        make().close()
+    except ImportError:
+        raise ConfigError.of(f"providers.{name}.proxy", "SOCKS needs the package socksio; or use http://") from None
+    return make
 
 
-def _said(call: Call) -> str:
-    return f"{call.operation} {call.subject}".strip()
-
-
-def _request_id(error: WireError | None) -> str:
-    """The request id helps the vendor's support; it is theirs, so only its known form is repeated."""
-    return f", request {error.request_id}" if error is not None and _UUID.fullmatch(error.request_id) else ""
-
-
-def _bounded(response: httpx.Response) -> bytes:
-    body = bytearray()
-    for chunk in response.iter_bytes():
-        body += chunk
-        if len(body) > LARGEST_BODY:
-            raise httpx.RemoteProtocolError("too large", request=response.request)
-    return bytes(body)
-
-
-def _tls(ca_bundle: str) -> ssl.SSLContext:
+def _tls(ca_bundle: str, name: str) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=ca_bundle or None)
+        return ssl.create_default_context(cafile=ca_bundle or _roots())
     except (OSError, ssl.SSLError):
-        raise ConfigError.of("ca_bundle", f"{ca_bundle} cannot be read as PEM certificates") from None
+        message = f"{ca_bundle or 'the system store'} cannot be read as PEM certificates"
+        raise ConfigError.of(f"providers.{name}.ca_bundle", message) from None
 
 
-def _check_url(base_url: str, name: str) -> None:
-    url = httpx.URL(base_url)
-    path = f"providers.{name}.base_url"
+def _roots() -> str | None:
+    """Return None where the system has certificates of its own; small images have none."""
+    found = ssl.get_default_verify_paths()
+    return None if found.cafile or found.capath else certifi.where()
+
+
+def _proxy(url: str, tls: ssl.SSLContext, path: str) -> httpx.Proxy | None:
+    if not url:
+        return None
+    try:
+        return httpx.Proxy(url, ssl_context=tls if url.startswith("https:") else None)
+    except (ValueError, httpx.InvalidURL):
+        pass  # the message would repeat the URL, which may hold a password
+    raise ConfigError.of(path, "must be a URL such as http://proxy.example.com:3128")
+
+
+def _check_url(base_url: str, path: str) -> None:
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL:
+        url = httpx.URL("")
+    if not url.host:
+        raise ConfigError.of(path, "must be a URL such as https://api.astronomer.io")
     if url.userinfo or url.query or url.fragment:
         raise ConfigError.of(path, "must not hold a user, a query or a fragment")
     if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host)):
         raise ConfigError.of(path, "must be https (http is for loopback only)")
+    if url.path.rstrip("/").endswith(("/v1", "/v1beta1", "/v1alpha1")):
+        raise ConfigError.of(path, "must not name a version; api_version chooses it")
 
 
 def _is_loopback(host: str) -> bool:
@@ -339,6 +399,3 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:  # a name, also one that begins like an address: 127.0.0.1.example.com
         return False
-
-
-ReadSecret = Callable[[], Secret]

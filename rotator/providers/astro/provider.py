@@ -1,32 +1,46 @@
-"""The Astro provider: lists, reads and rotates tokens; the engine's `ports.Provider`.
+"""The Astro provider: lists, reads and rotates tokens; the engine's `ports.Provider`, and the token commands' hands.
 
-It owns no state but connections, pacing and the measured clock skew. It never sends a rotate or a create twice.
+It owns no state but connections, pacing and the measured clock skew, and everything may be called from many threads.
+It never sends a rotate or a create twice. The credential is read at every call and kept nowhere.
 """
 
-import json
 import random
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
-
-import msgspec
+from datetime import datetime, timedelta
+from functools import partial
 
 from rotator.claims import claims
-from rotator.errors import CredentialRejected, NotFound, OutcomeUnknown, Permanent, RotatorError, Temporary
+from rotator.errors import ConfigError, NotFound, OutcomeUnknown, Permanent, Temporary
 from rotator.model import Minted, Role, Scope, Token
 from rotator.ports import Clock, Emit, Listing, TokenRef
-from rotator.providers.astro.generations import GENERATIONS, PAGE
-from rotator.providers.astro.http import AstroHttp, Call, Endpoint, ReadSecret
-from rotator.providers.astro.limiter import Limiter
+from rotator.providers.astro.failures import Operation
+from rotator.providers.astro.generations import GENERATIONS, PAGE, Collection, NewToken
+from rotator.providers.astro.http import AstroHttp, Call, Endpoint, ReadSecret, Result, TransportFactory
+from rotator.providers.astro.limiter import Limiters
+from rotator.providers.astro.listing import whole
 from rotator.providers.astro.seen import SeenIds
-from rotator.providers.astro.wire import WirePage, decode_minted, decode_page, decode_token, to_token
+from rotator.providers.astro.wire import (
+    Home,
+    Json,
+    Page,
+    RawMinted,
+    Row,
+    decode_done,
+    decode_minted,
+    decode_page,
+    decode_raw_minted,
+    decode_raw_page,
+    decode_raw_token,
+    decode_token,
+)
 from rotator.secret import Secret
 
-PASSES = 4
-Query = dict[str, str | int | list[str]]
-_LIMITERS = 64  # of secrets that are being verified; idle ones are forgotten
+__all__ = ["AstroProvider", "AstroSettings", "Endpoint", "NewToken", "Probe", "RawMinted", "ref_of", "with_role"]
+
+Decode = Callable[[bytes], Result | None]
+DecodePart = Callable[[Collection, bytes], Page[Row] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +48,7 @@ class AstroSettings:
     """One `[providers.X]` table.
 
     Attributes:
-        rate: Requests per second by lower-case method.
+        rate: Requests per second by method, in any case; 0 or absent means unlimited.
     """
 
     name: str
@@ -45,15 +59,24 @@ class AstroSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class NewToken:
-    """What create needs; `home` is the workspace or deployment id, empty for organization tokens."""
+class Probe:
+    """What `check --online` learns of a provider.
 
-    name: str
-    scope: Scope
-    role: str
-    home: str = ""
-    description: str = ""
-    expires_in_days: int | None = None
+    Attributes:
+        token_id: Of our own credential, by its claims; empty if it does not say.
+        expires_at: Likewise; UTC, None if it does not say or never expires.
+        is_at_home: Whether the credential is of the configured organization; None if it does not say.
+        total: How many organization tokens it may list.
+        roles: Of our own token; None where it may not read itself.
+        clock_skew: See `ports.Provider`.
+    """
+
+    token_id: str
+    expires_at: datetime | None
+    is_at_home: bool | None
+    total: int
+    roles: tuple[Role, ...] | None
+    clock_skew: timedelta | None
 
 
 class AstroProvider:
@@ -63,45 +86,50 @@ class AstroProvider:
         settings: From the config.
         credential: Reads our credential anew at each call.
         clock: For pacing and retries.
-        emit: Told of every request.
+        emit: Told of every request; must not raise.
         dice: For the spread of retries.
+        transport: Makes what requests are sent through, in place of the network; for tests.
+
+    Raises:
+        ConfigError: The settings cannot be used.
     """
 
     def __init__(
-        self, settings: AstroSettings, credential: ReadSecret, clock: Clock, emit: Emit, dice: random.Random
+        self,
+        settings: AstroSettings,
+        credential: ReadSecret,
+        clock: Clock,
+        emit: Emit,
+        dice: random.Random,
+        transport: TransportFactory | None = None,
     ) -> None:
+        if settings.api_version not in GENERATIONS:
+            known = ", ".join(GENERATIONS)
+            raise ConfigError.of(f"providers.{settings.name}.api_version", f"must be one of {known}")
         self.name = settings.name
         self.organization_id = settings.organization_id
         self._generation = GENERATIONS[settings.api_version]
-        self._rate = {method.upper(): limit for method, limit in settings.rate.items()}
         self._credential = credential
-        self._clock = clock
-        self._http = AstroHttp(settings.name, settings.endpoint, clock, emit, dice)
-        self._limiter = Limiter(self._rate, clock)
-        self._others: OrderedDict[str, Limiter] = OrderedDict()
-        self._guard = threading.Lock()
+        self._http = AstroHttp(settings.name, settings.endpoint, clock, emit, dice, transport)
+        self._limiters = Limiters({method.upper(): limit for method, limit in settings.rate.items()}, clock)
 
     def list(self, listing: Listing) -> Iterator[Token]:
         """See `ports.Provider`."""
-        seen = SeenIds()
-        for path, query, scope, workspace in self._collections(listing):
-            for token in self._whole(path, query, workspace):
-                wanted = token.scope in listing.scopes and (scope is None or token.scope in scope)
-                if wanted and seen.add(token.id):
-                    yield token
+        return self._listed(listing, self._tokens)
 
     def get(self, ref: TokenRef) -> Token:
         """See `ports.Provider`."""
-        return self._read(ref, None)
+        return self._read(ref, self._credential)
 
     def rotate(self, ref: TokenRef) -> Minted:
         """See `ports.Provider`."""
-        path = f"{self._generation.item(self.organization_id, ref)}/rotate"
-        return self._minted(Call("rotate", "POST", path, repeatable=False, subject=ref.id), ref.id)
+        minted = self._send(self._rotation(ref, partial(decode_minted, home=self._home(ref))))
+        _demand_same(minted.token.id, ref)
+        return minted
 
     def authenticate(self, ref: TokenRef, secret: Secret) -> Token:
         """See `ports.Provider`."""
-        return self._read(ref, secret)
+        return self._read(ref, lambda: secret)
 
     def own_token_id(self) -> str:
         """See `ports.Provider`."""
@@ -119,48 +147,65 @@ class AstroProvider:
             Temporary, Permanent: Certainly not made.
             OutcomeUnknown: Perhaps made.
         """
-        body: dict[str, object] = {"name": new.name, "role": new.role, "description": new.description}
-        if new.expires_in_days is not None:
-            body["tokenExpiryPeriodInDays"] = new.expires_in_days
-        ref = TokenRef("", new.scope, new.home, new.home)
-        if not self._generation.nested:
-            body[self._generation.scope_field] = new.scope.upper()
-            if new.scope is not Scope.ORGANIZATION:
-                body["entityId"] = new.home
-        path = self._generation.collection(self.organization_id, ref)
-        return self._minted(Call("create", "POST", path, repeatable=False, json=body), "")
+        return self._send(self._creation(new, partial(decode_minted, home=self._home(_ref_of_new(new)))))
 
-    def update(self, token: Token, name: str, description: str, role: str | None) -> Token:
+    def update(self, token: Token, name: str, description: str, role: str | None = None) -> Token:
         """Change name, description and, when given, the role of the token's own scope; other roles stay.
+
+        Args:
+            token: As it is now: v1alpha1 has to be told all of its roles again.
 
         Raises:
             Temporary, Permanent: At least one of the changes was not made; repeating is safe.
         """
-        ref, roles = ref_of(token), _with_role(token, role)
-        path = self._generation.item(self.organization_id, ref)
-        body: dict[str, object] = {"name": name, "description": description}
-        if self._generation.nested:
-            body |= _nested_roles(token.scope, roles)
-        elif role is not None:
-            changed = {"roles": [_wire_role(r) for r in roles]}
-            self._send(Call("roles", "POST", f"{path}/roles", repeatable=True, subject=token.id, json=changed))
-        answer = self._send(Call("update", "POST", path, repeatable=True, subject=token.id, json=body))
-        return self._decoded(answer, token.id, "update")
+        token = self._with_role(token, role)
+        return self._send(self._change(token, name, description, partial(decode_token, home=self._home(ref_of(token)))))
 
-    def delete(self, ref: TokenRef) -> None:
-        """End a token for good; one that is gone already is fine.
+    def update_roles(self, token: Token, roles: Sequence[Role]) -> None:
+        """Replace all roles of a token.
+
+        Args:
+            token: As it is now.
 
         Raises:
+            Temporary, Permanent: Not changed, or repeating is safe.
+        """
+        item = self._generation.item(self.organization_id, ref_of(token))
+        path, body = self._generation.roles_call(item, token, roles)
+        self._send(Call(Operation.ROLES, "POST", path, decode_done, token.id, json=body))
+
+    def delete(self, ref: TokenRef) -> None:
+        """End a token for good.
+
+        Raises:
+            NotFound: It was gone before.
             Temporary, Permanent: It may still be there; repeating is safe.
         """
         path = self._generation.item(self.organization_id, ref)
-        self._send(Call("delete", "DELETE", path, repeatable=True, subject=ref.id))
+        self._send(Call(Operation.DELETE, "DELETE", path, decode_done, ref.id))
 
-    def raw(self, ref: TokenRef) -> dict[str, object]:
+    def raw_list(self, listing: Listing) -> Iterator[Json]:
+        """Yield tokens in the provider's own field names, without secrets; as `list` otherwise."""
+        key = self._generation.list_key
+        return self._listed(listing, lambda part, body: decode_raw_page(body, key, part.scopes))
+
+    def raw(self, ref: TokenRef) -> Json:
         """Return a token in the provider's own field names, without a secret."""
-        return self._raw(
-            Call("get", "GET", self._generation.item(self.organization_id, ref), repeatable=True, subject=ref.id)
-        )
+        return self._send(self._reading(ref, decode_raw_token))
+
+    def raw_create(self, new: NewToken) -> RawMinted:
+        """Make a token, and return it in both forms; see `create`."""
+        return self._send(self._creation(new, partial(decode_raw_minted, home=self._home(_ref_of_new(new)))))
+
+    def raw_update(self, token: Token, name: str, description: str, role: str | None = None) -> Json:
+        """Change a token, and return it in the provider's own field names; see `update`."""
+        return self._send(self._change(self._with_role(token, role), name, description, decode_raw_token))
+
+    def raw_rotate(self, ref: TokenRef) -> RawMinted:
+        """Rotate a token, and return it in both forms; see `rotate`."""
+        answer = self._send(self._rotation(ref, partial(decode_raw_minted, home=self._home(ref))))
+        _demand_same(answer.minted.token.id, ref)
+        return answer
 
     def find(self, token_id: str, workspace_id: str = "") -> Token:
         """Return a token by id alone, trying the paths of v1alpha1 in turn.
@@ -168,124 +213,103 @@ class AstroProvider:
         Raises:
             NotFound: Nowhere.
         """
-        refs = [TokenRef(token_id, Scope.ORGANIZATION)]
-        if self._generation.nested and workspace_id:
-            refs.insert(0, TokenRef(token_id, Scope.WORKSPACE, workspace_id))
-        for ref in refs[:-1]:
+        *likelier, last = self._generation.guesses(token_id, workspace_id)
+        for ref in likelier:
             try:
                 return self.get(ref)
             except NotFound:
                 continue
-        return self.get(refs[-1])
+        return self.get(last)
+
+    def probe(self) -> Probe:
+        """Show that credential and organization are right, with reads only.
+
+        Raises:
+            CredentialRejected, Forbidden, NotFound: They are not.
+            Temporary, Permanent: No verdict.
+        """
+        organization = Listing(frozenset({Scope.ORGANIZATION}))
+        part = next(self._generation.collections(self.organization_id, organization))
+        page = self._page(part, self._tokens, limit=1)
+        own = claims(self._credential())
+        return Probe(
+            token_id=own.token_id if own else "",
+            expires_at=own.expires_at if own else None,
+            is_at_home=own.organization_id == self.organization_id if own and own.organization_id else None,
+            total=page.total,
+            roles=self._own_roles(own.token_id) if own and own.token_id else None,
+            clock_skew=self._http.skew,
+        )
+
+    def throttled_s(self) -> float:
+        """Return how long callers have waited for their turns so far, in seconds."""
+        return self._limiters.waited_s
 
     def close(self) -> None:
         """Close all connections."""
         self._http.close()
 
-    def _collections(self, listing: Listing) -> Iterator[tuple[str, Query, frozenset[Scope] | None, str]]:
-        """Yield (path, query, scopes, workspace) so that each wanted token is listed with its workspace known."""
-        nested, root = self._generation.nested, self._generation.collection(self.organization_id)
-        inner = frozenset({Scope.WORKSPACE, Scope.DEPLOYMENT})
-        if nested:
-            if Scope.ORGANIZATION in listing.scopes:
-                yield root, {}, frozenset({Scope.ORGANIZATION}), ""
-            for scope, homes in ((Scope.WORKSPACE, listing.workspaces), (Scope.DEPLOYMENT, listing.deployments)):
-                for home in sorted(homes) if scope in listing.scopes else ():
-                    ref = TokenRef("", scope, home, home)
-                    path = self._generation.collection(self.organization_id, ref)
-                    yield path, {"tokenTypes": [scope.upper()]}, frozenset({scope}), ""
-            return
-        for workspace in sorted(listing.workspaces) if listing.scopes & inner else ():
-            yield root, {"workspaceId": workspace}, inner, workspace
-        if listing.everything:
-            only = {"includeOnlyOrganizationTokens": "true"} if listing.scopes == {Scope.ORGANIZATION} else {}
-            yield root, dict(only), None, ""
+    def _listed(self, listing: Listing, decode: DecodePart[Row]) -> Iterator[Row]:
+        seen = SeenIds()
+        for part in self._generation.collections(self.organization_id, listing):
+            yield from whole(partial(self._page, part, decode), seen)
 
-    def _whole(self, path: str, query: Query, workspace: str) -> Iterator[Token]:
-        """Yield a collection, listing it again while it moves; the caller drops what came before."""
-        for _ in range(PASSES):
-            ids, totals = SeenIds(), set()
-            for page in self._pages(path, query):
-                totals.add(page.total_count)
-                for wire in page.items:
-                    token = to_token(wire, self.organization_id, workspace) if ids.add(wire.id) else None
-                    if token is not None:
-                        yield token
-            if totals == {len(ids)}:
-                return
-        raise Temporary(f"list: the listing kept moving through {PASSES} passes; nothing was concluded from it")
+    def _page(
+        self,
+        part: Collection,
+        decode: DecodePart[Row],
+        offset: int = 0,
+        abandoned: threading.Event | None = None,
+        limit: int = PAGE,
+    ) -> Page[Row]:
+        query = {"offset": str(offset), "limit": str(limit), "sorts": "createdAt:asc", **part.query}
+        read = partial(decode, part)
+        return self._send(Call(Operation.LIST, "GET", part.path, read, query=query, abandoned=abandoned))
 
-    def _pages(self, path: str, query: Query) -> Iterator[WirePage]:
-        offset, total = 0, 1
-        while offset < total:
-            paging: Query = {"offset": offset, "limit": PAGE, "sorts": "createdAt:asc"}
-            body = self._send(Call("list", "GET", path, repeatable=True, query=query | paging))
-            try:
-                page = decode_page(body)
-            except msgspec.MsgspecError:
-                raise Temporary("list: the answer is no page of tokens") from None
-            yield page
-            if not page.items:
-                return
-            offset, total = offset + len(page.items), page.total_count
+    def _tokens(self, part: Collection, body: bytes) -> Page[Token] | None:
+        return decode_page(body, self._generation.list_key, part.home, part.scopes)
 
-    def _read(self, ref: TokenRef, secret: Secret | None) -> Token:
-        path = self._generation.item(self.organization_id, ref)
-        token = self._decoded(
-            self._send(Call("get", "GET", path, repeatable=True, subject=ref.id), secret), ref.id, "get"
-        )
-        return replace(token, workspace_id=token.workspace_id or ref.workspace_id) if ref.workspace_id else token
-
-    def _decoded(self, body: bytes, token_id: str, operation: str) -> Token:
-        try:
-            token = decode_token(body, self.organization_id)
-        except msgspec.MsgspecError:
-            raise Temporary(f"{operation} {token_id}: the answer is no token") from None
-        if token.id != token_id:
-            raise Permanent(f"{operation} {token_id}: the API answered with another token")
+    def _read(self, ref: TokenRef, credential: ReadSecret) -> Token:
+        token = self._send(self._reading(ref, partial(decode_token, home=self._home(ref))), credential)
+        if token.id != ref.id:
+            raise Permanent(f"get {ref.id}: the API answered as another token")
         return token
 
-    def _minted(self, call: Call, token_id: str) -> Minted:
+    def _own_roles(self, token_id: str) -> tuple[Role, ...] | None:
         try:
-            minted = decode_minted(self._send(call), self.organization_id)
-        except msgspec.MsgspecError:
-            minted = None
-        if minted is None or (token_id and minted.token.id != token_id):
-            raise OutcomeUnknown(f"{call.operation} {token_id}: the answer holds no new secret of this token")
-        return minted
+            return self.get(TokenRef(token_id, Scope.ORGANIZATION)).roles
+        except (Permanent, Temporary):
+            return None
 
-    def _raw(self, call: Call) -> dict[str, object]:
-        try:
-            shown = json.loads(self._send(call))
-        except ValueError:
-            shown = None
-        if not isinstance(shown, dict):
-            raise Temporary(f"{call.operation} {call.subject}: the answer is no token")
-        shown.pop("token", None)
-        return shown
+    def _with_role(self, token: Token, role: str | None) -> Token:
+        """Give the token this role, in a call of its own before the update."""
+        if role is None:
+            return token
+        changed = with_role(token, role)
+        self.update_roles(token, changed)
+        return replace(token, roles=changed)
 
-    def _send(self, call: Call, secret: Secret | None = None) -> bytes:
-        """Send with our credential, or with `secret`; a read meets a credential that was just replaced once more."""
-        if secret is not None:
-            return self._http.send(call, secret, self._limiter_of(secret))
-        ours = self._credential()
-        try:
-            return self._http.send(call, ours, self._limiter)
-        except CredentialRejected:
-            anew = self._credential()
-            if not call.repeatable or anew == ours:
-                raise
-        return self._http.send(call, anew, self._limiter)
+    def _reading(self, ref: TokenRef, decode: Decode[Result]) -> Call[Result]:
+        return Call(Operation.GET, "GET", self._generation.item(self.organization_id, ref), decode, ref.id)
 
-    def _limiter_of(self, secret: Secret) -> Limiter:
-        known = claims(secret)
-        key = known.token_id if known and known.token_id else ""
-        with self._guard:
-            limiter = self._others.pop(key, None) or Limiter(self._rate, self._clock)
-            self._others[key] = limiter
-            if len(self._others) > _LIMITERS:
-                self._others.popitem(last=False)
-        return limiter
+    def _rotation(self, ref: TokenRef, decode: Decode[Result]) -> Call[Result]:
+        path = f"{self._generation.item(self.organization_id, ref)}/rotate"
+        return Call(Operation.ROTATE, "POST", path, decode, ref.id)
+
+    def _creation(self, new: NewToken, decode: Decode[Result]) -> Call[Result]:
+        path = self._generation.home_of(self.organization_id, _ref_of_new(new))
+        return Call(Operation.CREATE, "POST", path, decode, json=self._generation.new_body(new))
+
+    def _change(self, token: Token, name: str, description: str, decode: Decode[Result]) -> Call[Result]:
+        path = self._generation.item(self.organization_id, ref_of(token))
+        body = self._generation.update_body(token, name, description)
+        return Call(Operation.UPDATE, "POST", path, decode, token.id, json=body)
+
+    def _home(self, ref: TokenRef) -> Home:
+        return Home(self.organization_id, ref.workspace_id, ref.deployment_id)
+
+    def _send(self, call: Call[Result], credential: ReadSecret | None = None) -> Result:
+        return self._http.send(call, credential or self._credential, self._limiters)
 
 
 def ref_of(token: Token) -> TokenRef:
@@ -293,31 +317,18 @@ def ref_of(token: Token) -> TokenRef:
     return TokenRef(token.id, token.scope, token.workspace_id, token.deployment_id)
 
 
-def _with_role(token: Token, role: str | None) -> tuple[Role, ...]:
-    if role is None:
-        return token.roles
-    return tuple(replace(r, role=role) if r.entity_type == token.scope.upper() else r for r in token.roles)
+def with_role(token: Token, role: str) -> tuple[Role, ...]:
+    """Return the token's roles with another one for its own scope."""
+    return tuple(
+        [replace(held, role=role) if held.entity_type == token.scope.upper() else held for held in token.roles]
+    )
 
 
-def _wire_role(role: Role) -> dict[str, str]:
-    body = {"entityId": role.entity_id, "entityType": role.entity_type, "role": role.role}
-    return body | ({"deploymentId": role.deployment_id} if role.deployment_id else {})
+def _ref_of_new(new: NewToken) -> TokenRef:
+    workspace = new.home if new.scope is Scope.WORKSPACE else ""
+    return TokenRef("", new.scope, workspace, new.home if new.scope is Scope.DEPLOYMENT else "")
 
 
-def _nested_roles(scope: Scope, roles: tuple[Role, ...]) -> dict[str, object]:
-    """Return the roles as v1alpha1 wants them inside an update: all of them, or those left out are gone."""
-    own = next((role.role for role in roles if role.entity_type == scope.upper()), "")
-    if scope is Scope.DEPLOYMENT:
-        return {"role": own}
-    grouped: dict[str, object] = {str(scope): own}
-    for kind in ("WORKSPACE", "DEPLOYMENT"):
-        rows = [{"entityId": r.entity_id, "role": r.role} for r in roles if r.entity_type == kind]
-        if rows and kind != scope.upper():
-            grouped[kind.lower()] = rows
-    return {"roles": grouped}
-
-
-def error_of(error: RotatorError) -> str:
-    """Return which of the five an error is, for events."""
-    kinds = ((Temporary, "temporary"), (OutcomeUnknown, "unknown"))
-    return next((word for kind, word in kinds if isinstance(error, kind)), "permanent")
+def _demand_same(token_id: str, ref: TokenRef) -> None:
+    if token_id != ref.id:
+        raise OutcomeUnknown(f"rotate {ref.id}: the answer is about another token")
