@@ -12,16 +12,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from rotator import sinks
 from rotator.credentials import Reference
 from rotator.errors import ConfigError, Problem
-from rotator.model import Brake, Delivery, Policy, Scope, Select, Share, When
+from rotator.model import Brake, Delivery, Policy, Scope, Select, Share, Wave, When
+from rotator.schedule import Schedule, Windows, parse_zone
 from rotator.timing import parse_duration, parse_percent
 
 _EVERY_NAME = ("*",)
+_SHORTEST_IDLE = timedelta(days=7)
+_ALL = Wave(share=1.0)
+_ANY_ZONE = ZoneInfo("UTC")  # whether a text is a schedule or a window is the same in every zone
 
 
 def _duration(value: object) -> object:
@@ -54,6 +59,55 @@ def _ahead(value: object) -> object:
     return _positive(value)
 
 
+def _wave(value: object) -> object:
+    if isinstance(value, Wave):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return Wave(count=value)
+    if not isinstance(value, str):
+        raise ValueError('must be a number of tokens from 1 up, or a percentage such as "10%"')
+    share = parse_percent(value)
+    if not share:
+        raise ValueError("a wave of 0% is no wave")
+    return Wave(share=share)
+
+
+def _growing(waves: list[Wave]) -> list[Wave]:
+    """Return the waves with a last one that reaches every token."""
+    for sizes in ([wave.count for wave in waves if wave.count], [wave.share for wave in waves if wave.share]):
+        if sizes != sorted(set(sizes)):
+            raise ValueError('each wave must reach further than the one before, as in [1, "10%", "100%"]')
+    return waves if waves[-1] == _ALL else [*waves, _ALL]
+
+
+def _schedule(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError('must be a schedule such as "every 1h" or "0 3 * * mon-fri"')
+    Schedule.parse(value, _ANY_ZONE)
+    return value
+
+
+def _window(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError('must be a window such as "mon-fri 02:00-05:00"')
+    Windows.parse([value], _ANY_ZONE)
+    return value
+
+
+def _blackout(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError('must be a blackout such as "2026-12-24..2027-01-02" or "mon-fri 08:00-18:00"')
+    Windows.parse([value], _ANY_ZONE, dates=True)
+    return value
+
+
+def _zone(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError('must be the name of a time zone, such as "UTC" or "Europe/Berlin"')
+    parse_zone(value)
+    return value
+
+
 def _reference(value: object) -> object:
     if not isinstance(value, str):
         raise ValueError("must be a secret reference, env:NAME or file:/path")
@@ -64,6 +118,14 @@ def _reference(value: object) -> object:
 Duration = Annotated[timedelta, BeforeValidator(_positive, json_schema_input_type=str)]
 Ahead = Annotated[timedelta | Share, BeforeValidator(_ahead, json_schema_input_type=str)]
 Percent = Annotated[float, BeforeValidator(_percent, json_schema_input_type=str)]
+TimeZone = Annotated[str, BeforeValidator(_zone, json_schema_input_type=str)]
+ScheduleText = Annotated[str, BeforeValidator(_schedule, json_schema_input_type=str)]
+WindowText = Annotated[str, BeforeValidator(_window, json_schema_input_type=str)]
+BlackoutText = Annotated[str, BeforeValidator(_blackout, json_schema_input_type=str)]
+WaveSize = Annotated[Wave, BeforeValidator(_wave, json_schema_input_type=int | str)]
+Waves = Annotated[
+    list[WaveSize], Field(min_length=1, json_schema_extra={"default": ["100%"]}), AfterValidator(_growing)
+]
 SecretReference = Annotated[str, BeforeValidator(_reference, json_schema_input_type=str)]
 
 
@@ -77,6 +139,7 @@ class EngineTable(_Table):
     workers: Annotated[int, Field(ge=1, le=128)] = 16
     max_clock_skew: Duration = timedelta(minutes=5)
     late_window: Duration = timedelta(minutes=2)
+    drift_check: Duration = timedelta(hours=24)
 
 
 class RateTable(_Table):
@@ -143,6 +206,7 @@ class WhenTable(_Table):
     before_expiry: Ahead | None = None
     min_interval: Duration = timedelta(hours=24)
     emergency: Duration = timedelta(hours=48)
+    unused_for: Duration | None = None
 
 
 class DeliverTable(BaseModel):
@@ -158,7 +222,16 @@ class PolicyTable(_Table):
     """`[policies.X]`."""
 
     provider: str = ""
-    strategy: Literal["in_place"] = "in_place"
+    schedule: ScheduleText = "every 1h"
+    timezone: TimeZone = "UTC"
+    windows: list[WindowText] = []
+    blackouts: list[BlackoutText] = []
+    strategy: Literal["in_place", "overlap"] = "in_place"
+    grace: Duration = timedelta(hours=24)
+    idle: Duration | None = None
+    retire: Literal["when_unused", "after_grace"] = "when_unused"
+    on_drift: Literal["rotate", "alert"] = "rotate"
+    waves: Waves = [_ALL]
     jitter: Percent = 0.05
     max_rotations: Annotated[int, Field(ge=1)] = 50
     max_percent: Annotated[float, Field(gt=0, le=100)] | None = None
@@ -291,8 +364,19 @@ def _policies(file: File, known: Mapping[str, SinkConfig], problems: list[Proble
             problems.append(Problem(f"policies.{name}.when", "no condition; set max_age, before_expiry or both"))
         if table.paused_until is not None and table.paused_until.tzinfo is None:
             problems.append(Problem(f"policies.{name}.paused_until", "has no time zone; end it in Z"))
+        problems += _not_supported_yet(name, table)
         deliveries = tuple(_deliveries(name, table, file, known, problems))
         yield _policy(name, provider, table, deliveries)
+
+
+def _not_supported_yet(name: str, table: PolicyTable) -> Iterable[Problem]:
+    """Refuse what the file may say one day and the engine does not do yet, rather than obey it by half."""
+    if table.strategy == "overlap":
+        yield Problem(f"policies.{name}.strategy", 'overlap is not supported yet; write "in_place"')
+    if table.on_drift == "alert":
+        yield Problem(f"policies.{name}.on_drift", "drift is not looked for yet; leave it out")
+    if table.waves != [_ALL]:
+        yield Problem(f"policies.{name}.waves", "waves are not supported yet; leave them out")
 
 
 def _deliveries(
@@ -313,7 +397,7 @@ def _deliveries(
 
 
 def _policy(name: str, provider: str, table: PolicyTable, deliveries: tuple[Delivery, ...]) -> Policy:
-    chosen = table.select
+    chosen, zone = table.select, parse_zone(table.timezone)
     return Policy(
         name=name,
         provider=provider,
@@ -326,13 +410,22 @@ def _policy(name: str, provider: str, table: PolicyTable, deliveries: tuple[Deli
             names=tuple(chosen.names),
             exclude_names=tuple(chosen.exclude_names),
         ),
-        when=When(table.when.max_age, table.when.before_expiry, table.when.min_interval, table.when.emergency),
+        when=When(**{name: getattr(table.when, name) for name in WhenTable.model_fields}),
         deliveries=deliveries,
         strategy=table.strategy,
         jitter=table.jitter,
         brake=Brake(table.max_rotations, table.max_percent),
         paused_until=table.paused_until.astimezone(UTC) if table.paused_until else None,
         pause_reason=table.pause_reason,
+        schedule=Schedule.parse(table.schedule, zone),
+        timezone=table.timezone,
+        windows=Windows.parse(table.windows, zone) if table.windows else None,
+        blackouts=Windows.parse(table.blackouts, zone, dates=True) if table.blackouts else None,
+        waves=tuple(table.waves),
+        on_drift=table.on_drift,
+        grace=table.grace,
+        idle=table.idle or max(table.grace, _SHORTEST_IDLE),
+        retire=table.retire,
     )
 
 

@@ -1,14 +1,17 @@
 """The words of rotator as frozen values: tokens, policies, plans, rotations and their states.
 
-Everybody imports this; it imports nothing of ours but `secret`. Times are aware UTC, durations `timedelta`. What the
-journal stores (`Rotation`, `Lineage` and their parts) holds only JSON-able types and never a secret.
+Everybody imports this; it imports nothing of ours but `secret` and `schedule`. Times are aware UTC, durations
+`timedelta`. What the journal stores (`Rotation`, `Lineage` and their parts) holds only JSON-able types and never a
+secret.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from rotator.schedule import HOURLY, Schedule, Windows
 from rotator.secret import Secret
 
 
@@ -213,12 +216,17 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class When:
-    """When a token is due: when any condition holds."""
+    """When a token is due: when any condition holds.
+
+    Attributes:
+        unused_for: Report only: it makes no token due.
+    """
 
     max_age: timedelta | None = None
     before_expiry: timedelta | Share | None = None
     min_interval: timedelta = timedelta(hours=24)
     emergency: timedelta = timedelta(hours=48)
+    unused_for: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +235,22 @@ class Brake:
 
     max_rotations: int = 50
     max_percent: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wave:
+    """How far one wave of a sweep reaches, the waves before it included: a number of tokens, or a share of them."""
+
+    count: int | None = None
+    share: float | None = None
+
+    def reach(self, total: int) -> int:
+        """Return how many of the sweep's tokens have had their turn after this wave; one at least."""
+        wanted = self.count if self.count is not None else math.ceil(total * (self.share or 0))
+        return min(total, max(1, wanted))
+
+
+ALL_AT_ONCE = (Wave(share=1.0),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +269,20 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Which tokens, when, how, to which sinks, with which brake."""
+    """Which tokens, when, how, to which sinks, with which brake.
+
+    Attributes:
+        strategy: `in_place` or `overlap`.
+        schedule: When it is swept.
+        timezone: The IANA name of the zone that schedule, windows and blackouts are meant in.
+        windows: When its tokens may be rotated; None if always.
+        blackouts: When they may not; None if never.
+        waves: In which steps one sweep rotates what is due; the last reaches all.
+        on_drift: `rotate` or `alert`.
+        grace: How long both secrets of an overlap live.
+        idle: How long the old secret must be unused before it is retired; likewise overlap only.
+        retire: `when_unused` or `after_grace`.
+    """
 
     name: str
     provider: str
@@ -257,6 +294,15 @@ class Policy:
     brake: Brake = field(default_factory=Brake)
     paused_until: datetime | None = None
     pause_reason: str = ""
+    schedule: Schedule = HOURLY
+    timezone: str = "UTC"
+    windows: Windows | None = None
+    blackouts: Windows | None = None
+    waves: tuple[Wave, ...] = ALL_AT_ONCE
+    on_drift: str = "rotate"
+    grace: timedelta = timedelta(hours=24)
+    idle: timedelta = timedelta(days=7)
+    retire: str = "when_unused"
 
 
 @dataclass(frozen=True, slots=True)

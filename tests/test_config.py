@@ -1,14 +1,18 @@
 """The config: every problem at once, each with its place, what was found and the fix."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from rotator.config import load, schema
 from rotator.errors import ConfigError
+from rotator.model import ALL_AT_ONCE
+from rotator.schedule import HOURLY
 
 ROOT = Path(__file__).parent.parent
+HOUR = timedelta(hours=1)
 GOOD = """\
 [providers.astro]
 type = "astro"
@@ -61,8 +65,17 @@ def test_the_example_loads_and_shows_every_key() -> None:
         ('path = "{name}"', 'path = "{name}"\nfromat = "env"', "unknown key; did you mean 'format'"),
         ('directory = "secrets"', "", "sinks.files.directory: is missing"),
         ("env:ASTRO_API_TOKEN", "eyJhbGciOi.x.y", "providers.astro.credential"),
-        ("[policies.p]", "[policies.p]\nstrategy = \"overlap\"", "policies.p.strategy"),
-        ("[policies.p]", "[policies.p]\nwindows = [\"mon-fri 02:00-05:00\"]", "policies.p.windows: unknown key"),
+        ("[policies.p]", "[policies.p]\nstrategy = \"overlap\"", "policies.p.strategy: overlap is not supported yet"),
+        ("[policies.p]", "[policies.p]\nwindow = []", "policies.p.window: unknown key; did you mean 'windows'"),
+        ("[policies.p]", "[policies.p]\nwindows = [\"mon 02:00\"]", "policies.p.windows.0: 'mon 02:00' is no window"),
+        ("[policies.p]", "[policies.p]\nwindows = [\"2026-12-24\"]", "policies.p.windows.0: '2026-12-24' is a date"),
+        ("[policies.p]", "[policies.p]\nblackouts = [\"2026-13-01\"]", "policies.p.blackouts.0: '2026-13-01'"),
+        ("[policies.p]", "[policies.p]\nschedule = \"hourly\"", "policies.p.schedule: 'hourly' is no schedule"),
+        ("[policies.p]", "[policies.p]\ntimezone = \"Berlin\"", "timezone: 'Berlin' is not a time zone; did you mean"),
+        ("[policies.p]", "[policies.p]\nwaves = [0]", "policies.p.waves.0: must be a number of tokens from 1 up"),
+        ("[policies.p]", "[policies.p]\nwaves = [\"50%\", \"10%\"]", "policies.p.waves: each wave must reach further"),
+        ("[policies.p]", "[policies.p]\non_drift = \"cry\"", "policies.p.on_drift"),
+        ("[policies.p]", "[policies.p]\nidle = \"0d\"", "policies.p.idle: must be longer than zero"),
         ("[policies.p]", "[policies.p]\nprovider = \"astor\"", "did you mean 'astro'"),
         ("[policies.p]", "[policies.p]\npaused_until = 2026-01-01T00:00:00", "has no time zone"),
     ],
@@ -71,6 +84,36 @@ def test_each_mistake_is_named_with_place_and_fix(tmp_path: Path, found: str, wa
     """One wrong line gives a problem that says where and what."""
     assert found in GOOD
     assert any(said in problem for problem in problems(tmp_path, GOOD.replace(found, wanted, 1)))
+
+
+def test_what_is_said_of_time_reaches_the_policy(tmp_path: Path) -> None:
+    """Schedule, windows and blackouts are meant in the policy's zone; what is not said has its default."""
+    path = tmp_path / "rotator.toml"
+    path.write_text(GOOD)
+    plain = load(path).policies[0]
+    assert (plain.schedule, plain.windows, plain.blackouts, plain.waves) == (HOURLY, None, None, ALL_AT_ONCE)
+    assert (plain.on_drift, plain.grace, plain.idle, plain.retire) == (
+        "rotate",
+        24 * HOUR,
+        7 * 24 * HOUR,
+        "when_unused",
+    )
+    said = """[policies.p]
+schedule = "0 3 * * *"
+timezone = "Europe/Berlin"
+windows = ["02:00-05:00"]
+blackouts = ["2026-12-24..2027-01-02"]
+grace = "240h"
+when.unused_for = "180d"
+"""
+    path.write_text(GOOD.replace("[policies.p]\n", said))
+    policy = load(path).policies[0]
+    assert policy.schedule.next_after(datetime(2026, 7, 1, tzinfo=UTC)) == datetime(2026, 7, 1, 1, tzinfo=UTC)
+    assert policy.windows is not None
+    assert policy.windows.contains(datetime(2026, 7, 1, 0, tzinfo=UTC))
+    assert policy.blackouts is not None
+    assert policy.blackouts.contains(datetime(2026, 12, 23, 23, tzinfo=UTC))
+    assert (policy.timezone, policy.idle, policy.when.unused_for) == ("Europe/Berlin", 240 * HOUR, 180 * 24 * HOUR)
 
 
 def test_all_problems_come_at_once(tmp_path: Path) -> None:
