@@ -11,7 +11,7 @@ from typing import cast
 from rotator import sinks
 from rotator.audit import AuditFile, AuditStream, Author
 from rotator.clock import SystemClock
-from rotator.config import Config, ProviderTable
+from rotator.config import Config
 from rotator.credentials import Reference
 from rotator.engine.desk import Desk, Settings
 from rotator.errors import ConfigError
@@ -19,7 +19,7 @@ from rotator.events import Event, EventName
 from rotator.journal.sealing import KeySource
 from rotator.journal.sqlite import Reader, SqliteJournal, open_journal
 from rotator.model import Policy
-from rotator.ports import Clock, Emit, Journal, Sink
+from rotator.ports import Clock, Emit, Journal, OwnCredential
 from rotator.providers.astro.http import Endpoint
 from rotator.providers.astro.provider import AstroProvider, AstroSettings
 
@@ -70,17 +70,19 @@ def opened(
     """
     emit, clock = _fan_out(listeners), clock or SystemClock()
     with ExitStack() as stack:
-        journal = _journal(config, actor, emit, clock) if writing else Reader(config.journal_path)
+        journal = _journal(config, actor, emit, clock) if writing else Reader(config.journal_path, key_source(config))
         stack.callback(journal.close)
         built = {name: sinks.load(s.kind).build(name, s.options, config.folder) for name, s in config.sinks.items()}
         desks = []
-        for name, table in config.providers.items():
+        for name in config.providers:
             mine = tuple(policy for policy in config.policies if policy.provider == name)
             if mine:
                 # planning and showing call only the reading half of the journal
-                desk = _desk(config, (name, table), mine, built, cast("Journal", journal), emit, clock)
+                settings = _settings(config)
+                made = provider(config, name, emit, clock)
+                desk = Desk(made, mine, built, cast("Journal", journal), clock, emit, settings, writing=writing)
                 stack.callback(desk.close)
-                stack.callback(cast("AstroProvider", desk.provider).close)
+                stack.callback(made.close)
                 desks.append(desk)
         yield App(config, tuple(desks), journal, emit, clock)
 
@@ -88,8 +90,9 @@ def opened(
 def provider(config: Config, name: str, emit: Emit, clock: Clock) -> AstroProvider:
     """Return the provider of a `[providers.X]` table; nothing is contacted yet."""
     table = config.providers[name]
-    reference = Reference.parse(table.credential)
-    reference.read(config.state_dir)  # a reference that yields nothing is a config error, found before anything is done
+    credentials = [_credential(config, text) for text in table.credential]
+    for own in credentials:
+        own.read()  # a reference that yields nothing is a config error, found before anything is done
     settings = AstroSettings(
         name,
         table.organization_id,
@@ -97,28 +100,17 @@ def provider(config: Config, name: str, emit: Emit, clock: Clock) -> AstroProvid
         Endpoint(table.base_url.rstrip("/"), table.timeout, table.ca_bundle, table.proxy),
         table.rate.model_dump(),
     )
-    return AstroProvider(settings, lambda: reference.read(config.state_dir), clock, emit, random.Random())  # noqa: S311 - spreads retries
+    return AstroProvider(settings, credentials, clock, emit, random.Random())  # noqa: S311 - spreads retries
 
 
-def _desk(
-    config: Config,
-    named: tuple[str, ProviderTable],
-    policies: tuple[Policy, ...],
-    built: dict[str, Sink],
-    journal: Journal,
-    emit: Emit,
-    clock: Clock,
-) -> Desk:
+def _credential(config: Config, text: str) -> OwnCredential:
+    reference = Reference.parse(text)
+    return OwnCredential(reference.absolute(config.state_dir), lambda: reference.read(config.state_dir))
+
+
+def _settings(config: Config) -> Settings:
     engine = config.engine
-    return Desk(
-        provider(config, named[0], emit, clock),
-        policies,
-        built,
-        journal,
-        clock,
-        emit,
-        Settings(engine.workers, engine.max_clock_skew, engine.late_window),
-    )
+    return Settings(engine.workers, engine.max_clock_skew, engine.late_window, engine.drift_check)
 
 
 def _journal(config: Config, actor: str, emit: Emit, clock: Clock) -> SqliteJournal:

@@ -5,10 +5,12 @@ type are checked at load, so that a sweep never meets a malformed setting.
 """
 
 import difflib
+import hashlib
+import json
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from rotator import sinks
 from rotator.credentials import Reference
 from rotator.errors import ConfigError, Problem
-from rotator.model import Brake, Delivery, Policy, Scope, Select, Share, Wave, When
+from rotator.model import Brake, Delivery, Policy, Scope, Select, Share, Strategy, Wave, When
 from rotator.schedule import Schedule, Windows, parse_zone
 from rotator.timing import parse_duration, parse_percent
 
@@ -115,6 +117,13 @@ def _reference(value: object) -> object:
     return value
 
 
+def _references(value: object) -> object:
+    found = value if isinstance(value, list) else [value]
+    if not 1 <= len(found) <= 2:
+        raise ValueError("must be a secret reference, or a list of two")
+    return [_reference(one) for one in found]
+
+
 Duration = Annotated[timedelta, BeforeValidator(_positive, json_schema_input_type=str)]
 Ahead = Annotated[timedelta | Share, BeforeValidator(_ahead, json_schema_input_type=str)]
 Percent = Annotated[float, BeforeValidator(_percent, json_schema_input_type=str)]
@@ -127,6 +136,7 @@ Waves = Annotated[
     list[WaveSize], Field(min_length=1, json_schema_extra={"default": ["100%"]}), AfterValidator(_growing)
 ]
 SecretReference = Annotated[str, BeforeValidator(_reference, json_schema_input_type=str)]
+CredentialReferences = Annotated[list[str], BeforeValidator(_references, json_schema_input_type=str | list[str])]
 
 
 class _Table(BaseModel):
@@ -155,7 +165,7 @@ class ProviderTable(_Table):
 
     type: Literal["astro"]
     organization_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-    credential: SecretReference
+    credential: CredentialReferences
     api_version: Literal["v1", "v1beta1", "v1alpha1"] = "v1"
     base_url: str = "https://api.astronomer.io"
     rate: RateTable = RateTable()
@@ -319,12 +329,18 @@ def parse(raw: dict[str, object], folder: Path) -> Config:
         raise ConfigError(problems) from None
     problems = []
     sink_configs = _sinks(file, problems)
-    policies = tuple(_policies(file, sink_configs, problems))
+    policies = tuple(replace(policy, digest=_digest(raw, policy)) for policy in _policies(file, sink_configs, problems))
     problems += _cross_problems(file)
     if problems:
         raise ConfigError(problems)
     state = folder / Path(file.state_dir or os.environ.get("STATE_DIRECTORY", "") or ".").expanduser()
     return Config(folder, state, file.engine, file.providers, file.journal, file.audit, sink_configs, policies)
+
+
+def _digest(raw: Mapping[str, Any], policy: Policy) -> str:
+    """Return a name for all that the file says which a rotation of this policy could fail by."""
+    said = [raw["policies"][policy.name], raw["sinks"], raw["providers"]]
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def schema() -> dict[str, Any]:
@@ -364,19 +380,8 @@ def _policies(file: File, known: Mapping[str, SinkConfig], problems: list[Proble
             problems.append(Problem(f"policies.{name}.when", "no condition; set max_age, before_expiry or both"))
         if table.paused_until is not None and table.paused_until.tzinfo is None:
             problems.append(Problem(f"policies.{name}.paused_until", "has no time zone; end it in Z"))
-        problems += _not_supported_yet(name, table)
         deliveries = tuple(_deliveries(name, table, file, known, problems))
         yield _policy(name, provider, table, deliveries)
-
-
-def _not_supported_yet(name: str, table: PolicyTable) -> Iterable[Problem]:
-    """Refuse what the file may say one day and the engine does not do yet, rather than obey it by half."""
-    if table.strategy == "overlap":
-        yield Problem(f"policies.{name}.strategy", 'overlap is not supported yet; write "in_place"')
-    if table.on_drift == "alert":
-        yield Problem(f"policies.{name}.on_drift", "drift is not looked for yet; leave it out")
-    if table.waves != [_ALL]:
-        yield Problem(f"policies.{name}.waves", "waves are not supported yet; leave them out")
 
 
 def _deliveries(
@@ -412,7 +417,7 @@ def _policy(name: str, provider: str, table: PolicyTable, deliveries: tuple[Deli
         ),
         when=When(**{name: getattr(table.when, name) for name in WhenTable.model_fields}),
         deliveries=deliveries,
-        strategy=table.strategy,
+        strategy=Strategy(table.strategy),
         jitter=table.jitter,
         brake=Brake(table.max_rotations, table.max_percent),
         paused_until=table.paused_until.astimezone(UTC) if table.paused_until else None,

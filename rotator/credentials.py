@@ -66,6 +66,15 @@ class Reference:
         """
         return base / os.path.expanduser(self.place) if self.kind == "file" else None
 
+    def absolute(self, base: Path) -> str:
+        """Return the reference as it reads wherever it stands; what a sink says of its places compares with it.
+
+        Args:
+            base: The folder that a relative path counts from.
+        """
+        path = self.path(base)
+        return str(self) if path is None else f"{self.kind}:{os.path.abspath(path)}"
+
     def read(self, base: Path) -> Secret:
         """Return the value as it is now, without the white space around it.
 

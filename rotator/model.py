@@ -53,6 +53,13 @@ class Skip(StrEnum):
     NOT_SELECTED = "not_selected"
 
 
+class Strategy(StrEnum):
+    """How a policy renews a token."""
+
+    IN_PLACE = "in_place"  # rotate: the old secret is dead at once
+    OVERLAP = "overlap"  # create a twin, deliver it, end the old one after a grace
+
+
 class Outcome(StrEnum):
     """How a rotation ended, as metrics and audit say it."""
 
@@ -89,6 +96,7 @@ class State(StrEnum):
     REFUSED = "refused"  # the POST certainly had no effect
     NO_EFFECT = "no_effect"  # it was in doubt, and a late look showed that it had none
     SUPERSEDED = "superseded"  # somebody rotated after us: the sealed value is dead
+    ADOPTED = "adopted"  # the secret was lost, but every sink holds a live one that somebody else put there
     QUARANTINED = "quarantined"  # given up; a person must look
     GONE = "gone"  # the token no longer exists at the provider
 
@@ -104,6 +112,24 @@ class State(StrEnum):
 
 
 OPEN_STATES = frozenset({State.INTENDED, State.IN_DOUBT, State.LOST, State.MINTED, State.UNSETTLED})
+
+
+class DriftKind(StrEnum):
+    """What differs from what we settled."""
+
+    ROTATED_ELSEWHERE = "rotated_elsewhere"  # the generation moved without us
+    EDITED = "edited"  # a sink holds something else
+    MISSING = "missing"  # a sink holds nothing
+    STALE = "stale"  # a sink holds a secret of this token that is dead
+
+
+class Heal(StrEnum):
+    """What mends a drift, gentlest first."""
+
+    ADOPT = "adopt"  # every required sink holds the live secret already: only remember it
+    REDELIVER = "redeliver"  # one sink holds it: copy it to the others
+    ROTATE = "rotate"  # no sink holds a live secret: only a new one helps
+    UNKNOWN = "unknown"  # it cannot be told: shown, never acted on
 
 
 class Grade(StrEnum):
@@ -161,6 +187,7 @@ class Token:
         deployment_id: Likewise.
         end_at: None if it never expires.
         life: How long a fresh secret of it lives; None if it never expires.
+        created_by: The id of the token or user that made it; empty where the API does not say.
     """
 
     id: str
@@ -178,6 +205,26 @@ class Token:
     last_used_at: datetime | None = None
     short_token: str = ""
     roles: tuple[Role, ...] = ()
+    created_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """What creating a token needs.
+
+    Attributes:
+        role: Of the token's own scope; the others are assigned afterwards.
+        home: The workspace or deployment id; empty for organization tokens.
+        expires_in_days: None for a token that never expires.
+    """
+
+    name: str
+    scope: Scope
+    role: str
+    home: str = ""
+    description: str = ""
+    expires_in_days: int | None = None
+    kind: str = "STANDARD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +301,19 @@ ALL_AT_ONCE = (Wave(share=1.0),)
 
 
 @dataclass(frozen=True, slots=True)
+class Ending:
+    """How an old member of a lineage is ended: `[policies.X]` grace, retire and idle, pinned with the intent.
+
+    Attributes:
+        only_unused: `retire = "when_unused"`: not before the old secret has been idle and the new one is in use.
+    """
+
+    grace: timedelta
+    only_unused: bool = True
+    idle: timedelta = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """One `[[policies.X.deliver]]` block: where secrets of a policy go, before it is resolved for a token.
 
@@ -282,6 +342,7 @@ class Policy:
         grace: How long both secrets of an overlap live.
         idle: How long the old secret must be unused before it is retired; likewise overlap only.
         retire: `when_unused` or `after_grace`.
+        digest: Of everything the file says that bears on it: a failure under another digest is no reason to wait.
     """
 
     name: str
@@ -289,7 +350,7 @@ class Policy:
     select: Select
     when: When
     deliveries: tuple[Delivery, ...]
-    strategy: str = "in_place"
+    strategy: Strategy = Strategy.IN_PLACE
     jitter: float = 0.05
     brake: Brake = field(default_factory=Brake)
     paused_until: datetime | None = None
@@ -303,6 +364,12 @@ class Policy:
     grace: timedelta = timedelta(hours=24)
     idle: timedelta = timedelta(days=7)
     retire: str = "when_unused"
+    digest: str = ""
+
+    @property
+    def ending(self) -> Ending:
+        """How an old member is ended after an overlap."""
+        return Ending(self.grace, self.retire == "when_unused", self.idle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +380,7 @@ class Place:
         location: Says the place to people and stands for it in records. One line, printable.
         options: What the sink needs to write there, JSON-able, journalled with the intent.
         parts: Everything that is written there, if it is more than the location says: several keys of one file.
+        reference: The secret reference that reads exactly what is written here (`file:/path`); empty if none does.
     """
 
     sink: str
@@ -320,6 +388,7 @@ class Place:
     options: Mapping[str, object]
     required: bool = True
     parts: tuple[str, ...] = ()
+    reference: str = ""
 
     @property
     def claims(self) -> tuple[tuple[str, str], ...]:
@@ -401,6 +470,11 @@ class Rotation:
         doubted_at: The latest POST whose outcome was unknown; a rotation that ever had one settles late.
         next_at: Not to be tried again before this.
         message: The latest obstacle in our own words.
+        strategy: `overlap` mints by creating a twin; then `successor` is its id.
+        description, life: Of the token when the intent was written; a twin gets the same.
+        doubts: Ids of the POSTs whose outcome was never learnt (see `post_id`); a twin of one may still appear.
+        ending: How the old member is ended after an overlap.
+        own: It is the credential rotator itself works with.
     """
 
     id: str
@@ -418,22 +492,97 @@ class Rotation:
     deliveries: tuple[DeliveryRecord, ...]
     workspace_id: str = ""
     deployment_id: str = ""
-    strategy: str = "in_place"
+    strategy: Strategy = Strategy.IN_PLACE
     roles: tuple[Role, ...] = ()
+    description: str = ""
+    life: timedelta | None = None
+    ending: Ending | None = None
+    own: bool = False
     end_at_before: datetime | None = None
     posts: int = 0
     losses: int = 0
     mint_id: str = ""
     minted: Generation | None = None
     minted_at: datetime | None = None
+    successor: str = ""
     end_at: datetime | None = None
     fingerprint: str = ""
     verdict: Grade = Grade.NONE
     doubted_at: datetime | None = None
+    doubts: tuple[str, ...] = ()
     next_at: datetime | None = None
     missing_since: datetime | None = None
     message: str = ""
     closed_at: datetime | None = None
+
+    @property
+    def minted_token_id(self) -> str:
+        """Whose secret the sealed value is: the twin's after an overlap, else the token's own."""
+        return self.successor or self.token_id
+
+    @property
+    def post_id(self) -> str:
+        """Names the latest POST of this rotation."""
+        return f"{self.id}-{self.posts}"
+
+
+@dataclass(frozen=True, slots=True)
+class Retiring:
+    """An old member of a lineage whose successor has settled: alive until it is deleted.
+
+    Attributes:
+        since: When its successor settled.
+        message: Why it still lives, as of the last look.
+        policy, rotation_id: Of the rotation that replaced it.
+    """
+
+    token_id: str
+    name: str
+    scope: Scope
+    since: datetime
+    ending: Ending
+    workspace_id: str = ""
+    deployment_id: str = ""
+    policy: str = ""
+    rotation_id: str = ""
+    message: str = ""
+
+    @property
+    def due_at(self) -> datetime:
+        """Not to be ended before this."""
+        return self.since + self.ending.grace
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A twin that an unanswered create may still bring into being.
+
+    Attributes:
+        post_id: What its marker says.
+        intended_at: It cannot be older than this.
+        until: Looked for until then.
+    """
+
+    post_id: str
+    intended_at: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How the sinks or the provider differ from what we settled, as of the last look.
+
+    Attributes:
+        generation: Of the token at that look.
+        proven_dead: A sink holds a secret of this token that no longer authenticates: consumers are cut off already.
+    """
+
+    kind: DriftKind
+    heal: Heal
+    message: str
+    found_at: datetime
+    generation: Generation
+    proven_dead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,6 +590,8 @@ class Lineage:
     """What we remember of one credential between rotations.
 
     Attributes:
+        id: The root: the first token id it had. It stands for the credential in select, paths, collisions and brake.
+        token_id: The member that is in use now.
         version: Counts the changes of this record; a rotation opens only if it has not moved since the last look.
         minted_at: Our latest successful POST, settled or not.
         settled_at: None until the first settlement, from then on the credential is *managed*.
@@ -449,6 +600,13 @@ class Lineage:
         expiry_fixed: A rotation of ours did not move `endAt`, so expiry reasons no longer rotate it in place.
         stale: The sinks hold a value that somebody superseded: due as unsettled.
         failures: Consecutive rotations that came to nothing; sets `retry_at` (backoff).
+        retry_under: The digest of the policy that failed; under a changed one there is no backoff.
+        mint_id: Of the value that last settled; empty if it was adopted.
+        issued_at: From the JWT that a sink held at the last look: how old it is, when nothing else says so.
+        looked_at: When its sinks were last read; `drift` is what was found.
+        drift_rotations: When drift made us rotate; a second one soon after means that somebody fights us.
+        retiring: Old members in grace. `watches`: twins that may still appear.
+        probes: When we ourselves authenticated as the member in use: such uses are not a consumer's.
     """
 
     provider: str
@@ -471,3 +629,17 @@ class Lineage:
     gone_at: datetime | None = None
     open_state: State | None = None
     open_message: str = ""
+    retry_under: str = ""
+    mint_id: str = ""
+    issued_at: datetime | None = None
+    looked_at: datetime | None = None
+    drift: Drift | None = None
+    drift_rotations: tuple[datetime, ...] = ()
+    retiring: tuple[Retiring, ...] = ()
+    watches: tuple[Watch, ...] = ()
+    probes: tuple[datetime, ...] = ()
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Every token id that is alive in it, as far as we know."""
+        return (self.token_id, *[old.token_id for old in self.retiring])

@@ -5,12 +5,28 @@ clock, a network, a sleep or dice. Jitter is a hash, so that every replica and e
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 
-from rotator.model import Lineage, Place, Policy, Reason, Scope, Select, Share, Skip, State, Token
+from rotator.drift import moved_elsewhere
+from rotator.marker import marker_in
+from rotator.model import (
+    Heal,
+    Lineage,
+    Place,
+    Policy,
+    Reason,
+    Retiring,
+    Scope,
+    Select,
+    Share,
+    Skip,
+    State,
+    Strategy,
+    Token,
+)
 from rotator.timing import spoken, stamp
 
 PERCENT_BRAKE_FROM = 20  # below this many selected tokens a percentage says nothing
@@ -24,12 +40,14 @@ class Decision:
     Attributes:
         due: Why it is due now; None when `skip` says why not.
         due_at: When it becomes or became due, UTC; None if no condition ever holds.
+        heal: For DRIFTED: whether a new secret is needed at all.
     """
 
     due: Reason | None
     skip: Skip | None
     message: str
     due_at: datetime | None = None
+    heal: Heal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +55,28 @@ class Candidate:
     """A token with the policy that owns it and what was decided.
 
     Attributes:
+        strategy: How it would be renewed; differs from the policy's for our own credential.
         places: Where its secret would go; resolved for due tokens only.
         open: A rotation of it is under way already: recovery's work, not the plan's.
+        own: It is a credential that rotator itself works with.
+        retiring: It is an old member of its lineage, and its grace is over.
+        watched: It is a twin that an unanswered create may have left behind.
     """
 
     token: Token
     policy: Policy
     decision: Decision
+    strategy: Strategy = Strategy.IN_PLACE
     places: tuple[Place, ...] = ()
     open: bool = False
+    own: bool = False
+    retiring: Retiring | None = None
+    watched: bool = False
+
+    @property
+    def mints(self) -> bool:
+        """Whether a new secret would be made: what the brake counts."""
+        return not self.open and self.decision.heal not in (Heal.ADOPT, Heal.REDELIVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +96,15 @@ class Plan:
         selected: Policy name to the number of tokens it owns.
         due: All that is due, also what a refusal holds back, most urgent first.
         admitted: The part of `due` that may be acted on.
+        ending: Old members whose grace is over; `endable` is the part that may be ended.
+        orphans: Twins that unanswered creates may have left behind.
     """
 
     due: list[Candidate] = field(default_factory=list)
     admitted: list[Candidate] = field(default_factory=list)
+    ending: list[Candidate] = field(default_factory=list)
+    endable: list[Candidate] = field(default_factory=list)
+    orphans: list[Candidate] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     selected: dict[str, int] = field(default_factory=dict)
     skipped: dict[Skip, int] = field(default_factory=dict)
@@ -77,22 +113,32 @@ class Plan:
     def id(self) -> str:
         """A name for exactly this set of due tokens in exactly these generations."""
         digest = hashlib.sha256()
-        for row in sorted((c.policy.name, c.token.id, stamp(c.token.generation.moment)) for c in self.due):
+        for row in sorted(
+            (c.policy.name, c.token.id, stamp(c.token.generation.moment), c.retiring is not None)
+            for c in (*self.due, *self.ending)
+        ):
             digest.update(repr(row).encode())
         return digest.hexdigest()[:12]
 
 
-def owner(token: Token, policies: Sequence[Policy]) -> Policy | None:
+def owner(token: Token, policies: Sequence[Policy], lineage: Lineage | None = None) -> Policy | None:
     """Return the first policy in file order that selects the token."""
-    return next((policy for policy in policies if selects(policy, token)), None)
+    root = lineage.id if lineage is not None else token.id
+    return next((policy for policy in policies if selects(policy, token, root)), None)
 
 
-def selects(policy: Policy, token: Token) -> bool:
-    """Whether a policy names this token; default deny."""
+def selects(policy: Policy, token: Token, root: str) -> bool:
+    """Whether a policy names this token; default deny.
+
+    Args:
+        policy: The one that is asked.
+        token: As the provider lists it.
+        root: The first id of its lineage, which stands for it in `ids`.
+    """
     select = policy.select
-    if token.scope not in select.scopes or (select.ids and token.id not in select.ids):
+    if token.scope not in select.scopes or (select.ids and root not in select.ids):
         return False
-    if token.kind == "DIRECT_ACCESS" and token.id not in select.ids:
+    if token.kind == "DIRECT_ACCESS" and root not in select.ids:
         return False  # verified at the data plane, so an old secret may outlive its rotation: only when named by id
     if not _at_home(select, token):
         return False
@@ -121,18 +167,51 @@ def decide(token: Token, policy: Policy, lineage: Lineage | None, now: datetime)
         lineage: What the journal remembers; None if nothing.
         now: UTC.
     """
-    if lineage is not None and lineage.quarantined_at is not None:
-        return Decision(None, Skip.QUARANTINED, f"quarantined: {lineage.quarantine_reason}; see `rotator release`")
-    if lineage is not None and lineage.open_state is not None:
-        return Decision(Reason.UNSETTLED, None, f"{lineage.open_state}: {lineage.open_message or 'in progress'}", now)
+    held = _held(token, lineage, now) if lineage is not None else None
+    if held is not None:
+        return held
+    gentle = _gentle_heal(policy, lineage)
+    if gentle is not None:
+        return Decision(Reason.DRIFTED, None, gentle[1], now, gentle[0])
     reason, due_at, message = _first_due(token, policy, lineage, now)
+    heal = Heal.ROTATE if reason is Reason.DRIFTED else None
     if policy.paused_until is not None and now < policy.paused_until:
         return Decision(None, Skip.PAUSED, _paused(token, policy), due_at)
     if reason is None:
         return Decision(None, Skip.NOT_DUE, message, due_at)
-    if lineage is not None and lineage.retry_at is not None and now < lineage.retry_at and reason not in _URGENT:
-        return Decision(None, Skip.BACKOFF, f"failed {lineage.failures} times, again {stamp(lineage.retry_at)}", due_at)
-    return Decision(reason, None, message, due_at)
+    if _backs_off(policy, lineage, now) and reason not in _URGENT:
+        until, count = (lineage.retry_at, lineage.failures) if lineage else (None, 0)
+        return Decision(None, Skip.BACKOFF, f"failed {count} times, again {stamp(until or now)}", due_at)
+    return Decision(reason, None, message, due_at, heal)
+
+
+def _held(token: Token, lineage: Lineage, now: datetime) -> Decision | None:
+    """What the journal alone decides."""
+    if lineage.quarantined_at is not None:
+        return Decision(None, Skip.QUARANTINED, f"quarantined: {lineage.quarantine_reason}; see `rotator release`")
+    old = next((old for old in lineage.retiring if old.token_id == token.id), None)
+    if old is not None:
+        ends = f"{old.message or 'in grace'}; ends {stamp(old.due_at)} or later"
+        return Decision(None, Skip.IN_GRACE, f"replaced by {lineage.token_id}: {ends}", old.due_at)
+    if token.id != lineage.token_id:
+        return Decision(None, Skip.IN_GRACE, f"a twin that rotator made of {lineage.id}; not in use")
+    if lineage.open_state is not None:
+        return Decision(Reason.UNSETTLED, None, f"{lineage.open_state}: {lineage.open_message or 'in progress'}", now)
+    return None
+
+
+def _gentle_heal(policy: Policy, lineage: Lineage | None) -> tuple[Heal, str] | None:
+    """What mends a drift without a new secret; neither pause nor window holds it back."""
+    drift = lineage.drift if lineage is not None else None
+    if drift is None or policy.on_drift == "alert" or drift.heal not in (Heal.ADOPT, Heal.REDELIVER):
+        return None
+    return drift.heal, drift.message
+
+
+def _backs_off(policy: Policy, lineage: Lineage | None, now: datetime) -> bool:
+    if lineage is None or lineage.retry_at is None or now >= lineage.retry_at:
+        return False
+    return lineage.retry_under == policy.digest  # a changed policy may be what was missing
 
 
 _URGENT = frozenset({Reason.EXPIRED, Reason.EMERGENCY})
@@ -152,17 +231,27 @@ def _first_due(
 ) -> tuple[Reason | None, datetime | None, str]:
     if lineage is not None and lineage.stale:
         return Reason.UNSETTLED, now, "its sinks hold a secret that somebody else has superseded"
+    drift = lineage.drift if lineage is not None else None
+    if drift is not None and drift.heal is Heal.ROTATE and policy.on_drift != "alert":
+        return Reason.DRIFTED, now, drift.message
     moments = _due_moments(token, policy, lineage)
     not_before = born(token, lineage) + min_interval(token, policy) - CLOCK_TOLERANCE
     holding = [(reason, at, said) for reason, at, said in moments if at <= now]
     if holding and now >= not_before:
         return holding[0]
     if not moments:
-        return None, None, _never(token, policy, lineage)
+        return None, None, _never(token, policy, lineage) + _suspicion(token, lineage)
     first = min(moments, key=lambda row: row[1])
     due_at = max(first[1], not_before)
     held = f"; held back by min_interval until {stamp(not_before)}" if holding else ""
-    return None, due_at, f"due {stamp(due_at)} ({first[0]}){held}{_unusable(token, policy)}"
+    said = f"due {stamp(due_at)} ({first[0]}){held}{_unusable(token, policy)}{_suspicion(token, lineage)}"
+    return None, due_at, said
+
+
+def _suspicion(token: Token, lineage: Lineage | None) -> str:
+    if lineage is not None and lineage.drift is not None:
+        return f"; drift: {lineage.drift.message}"
+    return "; somebody else rotated it: the next sweep looks at its sinks" if moved_elsewhere(token, lineage) else ""
 
 
 def born(token: Token, lineage: Lineage | None) -> datetime:
@@ -170,8 +259,8 @@ def born(token: Token, lineage: Lineage | None) -> datetime:
     moments = [token.generation.moment]
     if token.generation.last_rotated_at is None:
         moments.append(token.created_at)
-    if lineage is not None and lineage.minted_at is not None:
-        moments.append(lineage.minted_at)
+    if lineage is not None:
+        moments += [moment for moment in (lineage.minted_at, lineage.issued_at) if moment is not None]
     return max(moments)
 
 
@@ -231,62 +320,87 @@ def _dice(token: Token) -> float:
     return int.from_bytes(hashlib.sha256(seed).digest()[:8]) / 2**64
 
 
-def survey(
-    tokens: Iterable[Sequence[Token]],
-    policies: Sequence[Policy],
-    remember: Callable[[Sequence[Token]], dict[str, Lineage]],
-    own_token_ids: frozenset[str],
-    now: datetime,
-) -> Iterator[Candidate | tuple[Token, None]]:
-    """Yield every token with its owner and decision, page by page, so that memory stays flat.
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What `survey` is told besides the tokens.
 
-    Args:
-        tokens: Pages of tokens.
+    Attributes:
         policies: All of the provider's, in file order.
-        remember: Looks up a page's lineages in the journal, by token id.
-        own_token_ids: Our own credentials, never rotated in place.
+        remember: Looks up lineages in the journal, by the ids of tokens.
+        own_token_ids: The credentials that rotator itself works with.
         now: UTC.
-
-    Returns:
-        Candidates; (token, None) for a token that no policy selects.
     """
-    for page in tokens:
-        known = remember(page)
-        for token in page:
-            policy = owner(token, policies)
-            if policy is None:
-                yield token, None
-            elif token.id in own_token_ids:
-                own = Decision(None, Skip.OWN_CREDENTIAL, "it is the credential rotator itself works with")
-                yield Candidate(token, policy, own)
-            else:
-                lineage = known.get(token.id)
-                under_way = lineage is not None and lineage.open_state is not None
-                yield Candidate(token, policy, decide(token, policy, lineage, now), open=under_way)
+
+    policies: Sequence[Policy]
+    remember: Callable[[Sequence[str]], Mapping[str, Lineage]]
+    own_token_ids: frozenset[str]
+    now: datetime
+
+
+Row = Candidate | tuple[Token, None]
+
+
+def survey(page: Sequence[Token], known: Known) -> list[tuple[Row, Lineage | None]]:
+    """Return each token of a page with its owner, decision and lineage; (token, None) if no policy selects it."""
+    markers = {token.id: marker for token in page if (marker := marker_in(token.description)) is not None}
+    asked = {token.id for token in page} | {marker.lineage for marker in markers.values()}
+    lineages = known.remember(sorted(asked))
+    rows: list[tuple[Row, Lineage | None]] = []
+    for token in page:
+        marker = markers.get(token.id)
+        lineage = lineages.get(token.id) or (lineages.get(marker.lineage) if marker else None)
+        policy = owner(token, known.policies, lineage)
+        rows.append(((token, None) if policy is None else candidate(token, policy, lineage, known), lineage))
+    return rows
+
+
+def candidate(token: Token, policy: Policy, lineage: Lineage | None, known: Known) -> Candidate:
+    """Return a token with what is decided about it now."""
+    decision = decide(token, policy, lineage, known.now)
+    marker = marker_in(token.description)
+    watches = {watch.post_id for watch in lineage.watches} if lineage is not None else set()
+    is_member = lineage is None or token.id in lineage.members
+    olds = lineage.retiring if lineage is not None else ()
+    return Candidate(
+        token,
+        policy,
+        decision,
+        strategy=policy.strategy,
+        open=lineage is not None and lineage.open_state is not None and token.id == lineage.token_id,
+        own=token.id in known.own_token_ids,
+        retiring=next((old for old in olds if old.token_id == token.id and old.due_at <= known.now), None),
+        watched=not is_member and marker is not None and marker.post_id in watches,
+    )
 
 
 def guard(plan: Plan, accepted: str | None) -> Plan:
-    """Return the plan with `admitted` and `refused` set by each policy's brake.
+    """Return the plan with `admitted`, `endable` and `refused` set by each policy's brake.
 
-    Tokens whose rotation is already open are recovery's work and do not count. The brake always admits a plan of one;
-    emergencies go although it holds, nearest expiry first, up to `max_rotations`.
+    The brake counts new secrets and old members to be ended. Tokens whose rotation is already open are recovery's work
+    and do not count; neither does what mends a drift without a new secret. It always admits a plan of one; emergencies
+    go although it holds, nearest expiry first, up to `max_rotations`.
 
     Args:
-        plan: With `due` and `selected` complete.
+        plan: With `due`, `ending` and `selected` complete.
         accepted: The plan id that a person accepted, of several providers joined by `-`; lifts the brake of this plan.
     """
     plan.due.sort(key=lambda c: (_urgency(c), c.policy.name, c.token.id))
-    plan.admitted, plan.refused = [], []
-    for policy in {c.policy.name: c.policy for c in plan.due}.values():
-        mine = [c for c in plan.due if c.policy is policy and not c.open]
-        limit, arithmetic = _limit(policy, plan.selected.get(policy.name, len(mine)))
-        if len(mine) <= limit or plan.id in (accepted or "").split("-"):
-            plan.admitted.extend(mine)
+    plan.refused = []
+    plan.admitted = [c for c in plan.due if not c.mints and not c.open]
+    plan.endable = []
+    for policy in {c.policy.name: c.policy for c in (*plan.due, *plan.ending)}.values():
+        minting = [c for c in plan.due if c.policy is policy and c.mints]
+        ending = [c for c in plan.ending if c.policy is policy]
+        limit, arithmetic = _limit(policy, plan.selected.get(policy.name, len(minting)))
+        if len(minting) + len(ending) <= limit or plan.id in (accepted or "").split("-"):
+            plan.admitted.extend(minting)
+            plan.endable.extend(ending)
             continue
-        urgent = [c for c in mine if c.decision.due in _URGENT][: policy.brake.max_rotations]
+        urgent = [c for c in minting if c.decision.due in _URGENT][: policy.brake.max_rotations]
         plan.admitted.extend(urgent)
         also = f"; {len(urgent)} that cannot wait go nevertheless" if urgent else ""
-        said = f"{len(mine)} of {plan.selected.get(policy.name, 0)} tokens are due, {arithmetic}{also}"
+        also = (f" and {len(ending)} old ones are to be ended" if ending else "") + also
+        said = f"{len(minting)} of {plan.selected.get(policy.name, 0)} tokens are due{also}, {arithmetic}"
         plan.refused.append(Refusal(policy.name, "brake", f"{said}; accept exactly this with --accept {plan.id}"))
     return plan
 
@@ -340,10 +454,19 @@ def token_state(candidate: Candidate, lineage: Lineage | None, now: datetime) ->
         return "quarantined"
     if lineage is not None and lineage.open_state is not None:
         return "in_doubt" if lineage.open_state in (State.IN_DOUBT, State.INTENDED) else "unsettled"
+    if decision.due is Reason.UNSETTLED:
+        return "unsettled"
+    drift = lineage.drift if lineage is not None else None
+    if (drift is not None and drift.heal is not Heal.UNKNOWN) or moved_elsewhere(token, lineage):
+        return "drifted"
     if token.end_at is not None and token.end_at <= now:
         return "expired"
     if decision.due is not None:
-        return "unsettled" if decision.due is Reason.UNSETTLED else "due"
+        return "due"
+    if decision.skip is Skip.IN_GRACE:
+        return "retiring"
+    if drift is not None:
+        return "unknown"
     if decision.skip is Skip.PAUSED:
         return "paused"
     return "fresh" if decision.skip is Skip.NOT_DUE else "skipped"

@@ -5,6 +5,7 @@ Every method raises only exceptions of `rotator.errors`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -16,8 +17,10 @@ from rotator.model import (
     Lineage,
     Mint,
     Minted,
+    NewToken,
     Place,
     Receipt,
+    Role,
     Rotation,
     Scope,
     Token,
@@ -70,6 +73,19 @@ class Listing:
     everything: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class OwnCredential:
+    """A credential that rotator itself works with.
+
+    Attributes:
+        reference: Where it is: `env:NAME`, `file:/absolute/path`.
+        read: Returns it as it is there now; raises ConfigError.
+    """
+
+    reference: str
+    read: Callable[[], Secret]
+
+
 class Provider(Protocol):
     """The API that owns tokens and rotates them."""
 
@@ -112,8 +128,38 @@ class Provider(Protocol):
         """
         ...
 
-    def own_token_id(self) -> str:
-        """Return the id of the token that our own credential is, empty if it does not say."""
+    def create(self, new: NewToken) -> Minted:
+        """Make another token. Exactly one POST leaves, never a second.
+
+        Raises:
+            Temporary, Permanent: Certainly not made.
+            OutcomeUnknown: Perhaps made.
+        """
+        ...
+
+    def update_roles(self, token: Token, roles: Sequence[Role]) -> None:
+        """Replace all roles of a token.
+
+        Raises:
+            Temporary, Permanent: Not replaced, or repeating is safe.
+        """
+        ...
+
+    def delete(self, ref: TokenRef) -> None:
+        """End a token for good; repeating is safe.
+
+        Raises:
+            NotFound: It was gone before.
+            Temporary, Permanent: It may still be there.
+        """
+        ...
+
+    def own_credentials(self) -> Mapping[str, OwnCredential]:
+        """Return our own credentials by the id of the token that each says it is; empty where none says so."""
+        ...
+
+    def through(self, credential: Callable[[], Secret]) -> "Provider":
+        """Return the same provider working with another credential, sharing connections and limits."""
         ...
 
     def clock_skew(self) -> timedelta | None:
@@ -194,7 +240,7 @@ class Journal(Protocol):
     """What we must remember. Every write is atomic; readers never see half of one."""
 
     def lineages(self, provider: str, token_ids: Sequence[str]) -> Mapping[str, Lineage]:
-        """Return what is known of these tokens, by token id; unknown ones are absent."""
+        """Return what is known of these tokens, by token id: root, in use or retiring; unknown ones are absent."""
         ...
 
     def open_rotations(self, provider: str) -> Sequence[Rotation]:
@@ -209,7 +255,8 @@ class Journal(Protocol):
             lineage: As read before the last look: if anything changed it since, nothing is written.
 
         Returns:
-            False if another rotation of the lineage is open or it moved since; then nothing was written.
+            False if another rotation of the lineage is open, somebody alive holds it (`hold`), or it moved since; then
+            nothing was written.
 
         Raises:
             AuditUnavailable, Temporary, Permanent: Nothing was written.
@@ -224,6 +271,14 @@ class Journal(Protocol):
         """Let others claim an open rotation that we hold."""
         ...
 
+    def hold(self, provider: str, lineage_id: str) -> AbstractContextManager[None]:
+        """Keep a lineage for the block: no rotation of it opens and nobody else holds it; a dead process holds nothing.
+
+        Entering raises:
+            Temporary: A rotation of it is open, or somebody alive holds it.
+        """
+        ...
+
     def write(self, write: Write) -> None:
         """Commit one change. A rotation in it must be held by us.
 
@@ -231,6 +286,20 @@ class Journal(Protocol):
             AuditUnavailable: Only with `must_audit`; nothing was written.
             Temporary: Disk full or locked; nothing was written.
             Permanent: We no longer hold the rotation, or the journal is damaged.
+        """
+        ...
+
+    def remember(self, write: Write) -> bool:
+        """Commit what was learnt of a lineage outside a rotation.
+
+        Args:
+            write: With a lineage and no rotation; the lineage's `version` is still that of when it was read.
+
+        Returns:
+            False if somebody changed the lineage since then, or a rotation of it is open; then nothing was written.
+
+        Raises:
+            AuditUnavailable, Temporary, Permanent: Nothing was written.
         """
         ...
 
@@ -244,6 +313,10 @@ class Journal(Protocol):
 
     def fingerprint(self, secret: Secret) -> str:
         """Return `keyid:hex` of the secret under the journal's own fingerprint key."""
+        ...
+
+    def mac(self, text: str) -> str:
+        """Return 32 hex digits that only this journal can make of the text."""
         ...
 
     def place_owners(self, places: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], tuple[str, str]]:

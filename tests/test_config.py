@@ -65,7 +65,6 @@ def test_the_example_loads_and_shows_every_key() -> None:
         ('path = "{name}"', 'path = "{name}"\nfromat = "env"', "unknown key; did you mean 'format'"),
         ('directory = "secrets"', "", "sinks.files.directory: is missing"),
         ("env:ASTRO_API_TOKEN", "eyJhbGciOi.x.y", "providers.astro.credential"),
-        ("[policies.p]", "[policies.p]\nstrategy = \"overlap\"", "policies.p.strategy: overlap is not supported yet"),
         ("[policies.p]", "[policies.p]\nwindow = []", "policies.p.window: unknown key; did you mean 'windows'"),
         ("[policies.p]", "[policies.p]\nwindows = [\"mon 02:00\"]", "policies.p.windows.0: 'mon 02:00' is no window"),
         ("[policies.p]", "[policies.p]\nwindows = [\"2026-12-24\"]", "policies.p.windows.0: '2026-12-24' is a date"),

@@ -13,6 +13,7 @@ FLOORS = [
     ("rotator.secret", 0), ("rotator.errors", 0), ("rotator.model", 0), ("rotator.events", 0), ("rotator.text", 0),
     ("rotator.timing", 0), ("rotator.schedule", 0),
     ("rotator.claims", 1), ("rotator.templates", 1), ("rotator.planning", 1),
+    ("rotator.drift", 1), ("rotator.marker", 1),
     ("rotator.ports", 2),
     ("rotator.providers", 3), ("rotator.sinks", 3), ("rotator.journal", 3), ("rotator.audit", 3),
     ("rotator.credentials", 3), ("rotator.clock", 3), ("rotator.logs", 3),
@@ -24,7 +25,7 @@ IMPURE = {"time", "random", "socket", "ssl", "httpx", "threading", "subprocess",
 BROAD = {
     "rotator/app.py": 1,  # listener
     "rotator/cli/main.py": 1,  # request
-    "rotator/engine/rotation.py": 2,  # plug-in call
+    "rotator/engine/desk.py": 1,  # plug-in call
     "rotator/engine/sweep.py": 1,  # token
     "rotator/journal/writer.py": 1,  # job
 }

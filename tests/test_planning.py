@@ -136,14 +136,14 @@ def test_jitter_is_earlier_never_later_and_the_same_everywhere(seed: int, jitter
 def test_nothing_is_selected_that_is_not_named(select: Select, chosen: bool) -> None:
     """Scopes, names, ids, homes and roles narrow; an empty selection selects nothing."""
     shown = token(workspace_id="w1", roles=(Role("WORKSPACE", "w1", "WORKSPACE_OWNER"),))
-    assert selects(replace(policy(), select=select), shown) is chosen
+    assert selects(replace(policy(), select=select), shown, shown.id) is chosen
 
 
 def test_direct_access_tokens_need_their_id() -> None:
     """A DIRECT_ACCESS token is selected only when it is named by id."""
     shown = token(kind="DIRECT_ACCESS")
-    assert not selects(policy(), shown)
-    assert selects(replace(policy(), select=Select(frozenset(Scope), ids=frozenset({"t1"}))), shown)
+    assert not selects(policy(), shown, shown.id)
+    assert selects(replace(policy(), select=Select(frozenset(Scope), ids=frozenset({"t1"}))), shown, shown.id)
 
 
 def test_the_first_policy_in_file_order_owns_a_token() -> None:

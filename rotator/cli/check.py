@@ -10,8 +10,8 @@ from rotator.app import opened
 from rotator.cli.main import ATTENTION, FAILED, OK, USAGE, config_option, exit_code_of
 from rotator.config import load
 from rotator.config import schema as config_schema
+from rotator.engine.deciding import plan
 from rotator.engine.desk import Desk
-from rotator.engine.sweep import plan
 from rotator.errors import Permanent, RotatorError
 from rotator.logs import Log
 from rotator.text import visible

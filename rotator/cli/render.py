@@ -53,7 +53,7 @@ def candidate_row(candidate: Candidate | tuple[Token, None]) -> dict[str, object
         "policy": candidate.policy.name,
     }
     if decision.due is not None:
-        row["strategy"] = candidate.policy.strategy
+        row["strategy"] = str(candidate.strategy)
         row["deliveries"] = [f"{place.sink}:{place.location}" for place in candidate.places]
     return row | {"reason": str(decision.due or decision.skip), "message": decision.message}
 
@@ -65,7 +65,7 @@ def result_row(result: Result) -> dict[str, object]:
         "name": result.name,
         "scope": result.scope,
         "policy": result.policy,
-        "strategy": "in_place",
+        "strategy": str(result.strategy),
         "reason": str(result.reason),
         "message": result.message,
         "rotation_id": result.rotation_id,

@@ -11,7 +11,7 @@ from rotator.audit import Head, verify
 from rotator.cli import render
 from rotator.cli.main import FAILED, OK, config_option
 from rotator.config import load
-from rotator.engine.sweep import decisions
+from rotator.engine.deciding import known_now, surveyed
 from rotator.events import Event
 from rotator.journal.sqlite import Reader
 from rotator.logs import Log
@@ -38,9 +38,8 @@ def status(config_path: Path, as_json: bool) -> int:
 
 def _tokens(app: App) -> Iterator[tuple[Candidate, Lineage | None]]:
     for desk in app.desks:
-        for row in decisions(desk):
-            if isinstance(row, Candidate):
-                yield row, desk.journal.lineages(desk.provider.name, [row.token.id]).get(row.token.id)
+        for page in surveyed(desk, known_now(desk)):
+            yield from ((row, lineage) for row, lineage in page if isinstance(row, Candidate))
 
 
 def _status_row(app: App, candidate: Candidate, lineage: Lineage | None) -> dict[str, object]:

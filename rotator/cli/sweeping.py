@@ -16,9 +16,9 @@ from rotator.app import App, opened
 from rotator.cli import render
 from rotator.cli.main import ATTENTION, DUE, FAILED, INTERRUPTED, OK, REFUSED, config_option
 from rotator.config import load
+from rotator.engine.deciding import plan as make_plan
 from rotator.engine.desk import Desk, Result
 from rotator.engine.sweep import Report, recover
-from rotator.engine.sweep import plan as make_plan
 from rotator.engine.sweep import sweep as run_sweep
 from rotator.errors import ConfigError
 from rotator.events import Event, EventName
@@ -98,7 +98,7 @@ def finish(reports: list[Report], *, as_json: bool, stopped: bool) -> int:
     plans = [report.plan for report in reports]
     if as_json:
         groups = {key: [render.result_row(r) for r in rows] for key, rows in _grouped(results).items()}
-        render.write_json(_plan_head(plans) | {"skipped_counts": _counts(plans)} | groups | {"retired": []})
+        render.write_json(_plan_head(plans) | {"skipped_counts": _counts(plans)} | groups)
     elif any(not report.confirmed for report in reports):
         click.echo("Nothing was rotated.")
     else:
@@ -223,9 +223,10 @@ def _counts(plans: Sequence[Plan]) -> dict[str, int]:
 def _grouped(results: Sequence[Result]) -> dict[str, list[Result]]:
     return {
         "rotated": [r for r in results if r.posted],
-        "settled": [r for r in results if r.outcome is Outcome.SETTLED],
+        "settled": [r for r in results if r.outcome is Outcome.SETTLED and not r.retired],
         "unsettled": [r for r in results if r.outcome in (Outcome.UNSETTLED, Outcome.LOST)],
         "failed": [r for r in results if r.outcome in (Outcome.FAILED, Outcome.QUARANTINED)],
+        "retired": [r for r in results if r.retired],
     }
 
 

@@ -1,14 +1,33 @@
 """What the engine works with, put together once by `app` and handed to every function of the engine."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import TypedDict, TypeVar, Unpack
 
+from rotator.engine.breaker import Breaker
+from rotator.errors import Permanent, RotatorError, Temporary
 from rotator.events import Event, EventName
-from rotator.model import Lineage, Outcome, Place, Policy, Reason, Rotation, Step, Token
-from rotator.ports import Clock, Emit, Journal, Provider, Sink, TokenRef
+from rotator.model import (
+    Held,
+    Lineage,
+    Mint,
+    Outcome,
+    Place,
+    Policy,
+    Reason,
+    Receipt,
+    Retiring,
+    Rotation,
+    Step,
+    Strategy,
+    Token,
+)
+from rotator.ports import Clock, Emit, Journal, Provider, Sink, TokenRef, Write
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +37,17 @@ class Settings:
     workers: int = 16
     max_clock_skew: timedelta = timedelta(minutes=5)
     late_window: timedelta = timedelta(minutes=2)
+    drift_check: timedelta = timedelta(hours=24)
+
+
+class Facts(TypedDict, total=False):
+    """What else an event may say; see `Event`."""
+
+    message: str
+    reason: Reason | None
+    step: Step
+    outcome: Outcome
+    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +56,7 @@ class Desk:
 
     Attributes:
         policies: All of the provider's, in file order; ownership needs all, also when only one is swept.
+        writing: Whether the journal may be written; without it only what reads may be called.
         stop: Set to claim nothing more; what has begun is finished or journalled.
     """
 
@@ -36,8 +67,14 @@ class Desk:
     clock: Clock
     emit: Emit
     settings: Settings
+    writing: bool = True
     stop: threading.Event = field(default_factory=threading.Event)
     pools: dict[str, ThreadPoolExecutor] = field(default_factory=dict)
+    breakers: dict[str, Breaker] = field(default_factory=dict)
+
+    def breaker(self, sink: str) -> Breaker:
+        """Return the sink's circuit breaker."""
+        return self.breakers.setdefault(sink, Breaker(sink, self.clock))
 
     def pool(self, sink: str) -> ThreadPoolExecutor:
         """Return the sink's own threads, so that a slow one never blocks another."""
@@ -47,6 +84,41 @@ class Desk:
         """End the threads."""
         for pool in self.pools.values():
             pool.shutdown()
+
+    def preflight(self, place: Place) -> None:
+        """Show that a place can be written; see `ports.Sink`. A sink that is known to be down is not asked.
+
+        Raises:
+            Temporary, Permanent: It cannot.
+        """
+        breaker = self.breaker(place.sink)
+        breaker.admit()
+        try:
+            self._ask(place, lambda sink: sink.preflight(place))
+        except RotatorError as error:
+            breaker.note(error)
+            raise
+        breaker.note(None)
+
+    def deliver(self, place: Place, mint: Mint) -> Receipt:
+        """See `ports.Sink`."""
+        return self._ask(place, lambda sink: sink.deliver(place, mint))
+
+    def read_back(self, place: Place) -> Held:
+        """See `ports.Sink`."""
+        return self._ask(place, lambda sink: sink.read_back(place))
+
+    def _ask(self, place: Place, call: Callable[[Sink], Answer]) -> Answer:
+        sink = self.sinks.get(place.sink)
+        if sink is None:
+            raise Permanent(f"the sink {place.sink} is no longer configured; what it shall hold is kept sealed")
+        try:
+            return call(sink)
+        except RotatorError:
+            raise
+        except Exception as error:  # noqa: BLE001 - boundary "plug-in call": one sink must not stop the others
+            failure = Temporary(f"the sink {place.sink} failed unexpectedly ({type(error).__name__})")
+        raise failure  # not from within: the frames of a plug-in may hold the secret
 
     def places(self, policy: Policy, token: Token, lineage_id: str) -> tuple[Place, ...]:
         """Return where a policy's deliveries write for a token; raises Permanent if there is no safe place."""
@@ -70,6 +142,38 @@ class Desk:
         """Return what the journal remembers of a token, a new lineage if nothing."""
         known = self.journal.lineages(self.provider.name, [token.id]).get(token.id)
         return known or Lineage(self.provider.name, token.id, token.id, token.name)
+
+    def record(self, *events: Event, must_audit: bool = False) -> None:
+        """Journal facts that belong to no rotation, and tell them."""
+        self.journal.write(Write(events=events, must_audit=must_audit))
+        for event in events:
+            self.emit(event)
+
+    def remember(self, lineage: Lineage, *events: Event, claims: tuple[tuple[str, str], ...] = ()) -> bool:
+        """Journal what was learnt of a lineage outside a rotation, and tell; False if it changed meanwhile."""
+        write = Write(lineage=lineage, events=events, claims=claims, durable=bool(events))
+        if not self.journal.remember(write):
+            return False
+        for event in events:
+            self.emit(event)
+        return True
+
+    def about(
+        self, name: EventName, token: Token | Retiring, policy: str, place: Place | None = None, **facts: Unpack[Facts]
+    ) -> Event:
+        """Return a fact about a token outside a rotation."""
+        return Event(
+            name=name,
+            at=self.clock.now(),
+            provider=self.provider.name,
+            policy=policy,
+            token_id=ref_of(token).id,
+            token_name=token.name,
+            token_scope=str(token.scope),
+            sink=place.sink if place else "",
+            location=place.location if place else "",
+            **facts,
+        )
 
     def event(
         self,
@@ -108,6 +212,7 @@ class Result:
 
     Attributes:
         outcome: SETTLED, UNSETTLED, FAILED or QUARANTINED; None if it was left alone after a second look.
+        posted: Whether a new secret was asked for. `retired`: whether an old member was ended instead.
         locations: `sink:location` of its deliveries.
         credential_dead: Our own credential was rejected on the way.
     """
@@ -120,11 +225,19 @@ class Result:
     outcome: Outcome | None
     message: str
     rotation_id: str = ""
+    strategy: Strategy = Strategy.IN_PLACE
     posted: bool = False
+    retired: bool = False
     locations: tuple[str, ...] = ()
     credential_dead: bool = False
 
 
-def ref_of(rotation: Rotation) -> TokenRef:
-    """Return how to address the token of a rotation."""
-    return TokenRef(rotation.token_id, rotation.scope, rotation.workspace_id, rotation.deployment_id)
+def ref_of(member: Rotation | Token | Retiring) -> TokenRef:
+    """Return how to address a token, that of a rotation, or an old member."""
+    token_id = member.id if isinstance(member, Token) else member.token_id
+    return TokenRef(token_id, member.scope, member.workspace_id, member.deployment_id)
+
+
+def ref_of_minted(rotation: Rotation) -> TokenRef:
+    """Return how to address the token that the new secret is of: the twin after an overlap."""
+    return replace(ref_of(rotation), id=rotation.minted_token_id)

@@ -5,47 +5,47 @@
     a sink or the proof is missing -> UNSETTLED: the seal is kept and retried by recovery
 
 Every arrow is a journal write before the next step. `drive` may be called on any open rotation in any state, so a crash
-anywhere is the same as a pause. Only `_post` can change anything at the provider.
+anywhere is the same as a pause. Only `_post` makes a secret at the provider; how, and how its effect is found out, is
+`minting`'s: rotate in place, or create a twin.
 """
 
 import contextlib
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from rotator.claims import claims
-from rotator.engine.desk import Desk, Result, ref_of
-from rotator.errors import (
-    AuditUnavailable,
-    CredentialRejected,
-    Forbidden,
-    NotFound,
-    OutcomeUnknown,
-    RotatorError,
-    Temporary,
-)
+from rotator.drift import Seen
+from rotator.engine.desk import Desk, Result, ref_of, ref_of_minted
+from rotator.engine.looking import look, taken_over
+from rotator.engine.minting import LATE_TWIN, MINTING, equip
+from rotator.engine.proof import Life, Suspect, Verdict, is_alive
+from rotator.errors import AuditUnavailable, CredentialRejected, NotFound, OutcomeUnknown, RotatorError, Temporary
 from rotator.events import Event, EventName
 from rotator.model import (
     DeliveryRecord,
     DeliveryState,
+    Ending,
     Generation,
     Grade,
     Lineage,
     Mint,
     Outcome,
+    Reason,
+    Retiring,
     Rotation,
     State,
     Step,
+    Strategy,
     Token,
+    Watch,
 )
-from rotator.ports import Write
+from rotator.ports import Provider, Write
 from rotator.secret import Secret
 
 MOST_POSTS = 6  # of one rotation, over all sweeps; then a person must look
 POSTS_AT_ONCE = 3  # of one rotation in one sweep
 REFUSALS_AT_ONCE = 3
-PATIENCE = timedelta(minutes=2)  # how long a fresh secret may be answered with 401 while the API catches up
 LONGEST_BACKOFF = timedelta(hours=6)
 
 
@@ -59,17 +59,21 @@ class Attempt:
     """A rotation while this process holds it.
 
     Attributes:
+        provider: What it is done through: for our own credential another one than the desk's.
         secret: The minted value while it is in memory; the journal has it sealed.
         posts_now: POSTs sent by this drive.
+        probed: When this drive authenticated as the new secret.
     """
 
     desk: Desk
     rotation: Rotation
     lineage: Lineage
+    provider: Provider
     secret: Secret | None = None
     posts_now: int = 0
     refusals_now: int = 0
     credential_dead: bool = False
+    probed: list[datetime] = field(default_factory=list)
 
     def drive(self) -> Result:
         """Take the rotation as far as it goes now."""
@@ -94,16 +98,14 @@ class Attempt:
 
     def recover(self) -> Result:
         """Drive a rotation that somebody, perhaps long dead, left open."""
-        now = self.desk.clock.now()
         if self.rotation.state is State.INTENDED:
             # The POST may have left a moment before the crash, and may even take effect later: doubt it from now on.
-            self._save(
-                State.IN_DOUBT,
-                EventName.ROTATION_IN_DOUBT,
-                doubted_at=now,
-                message="the process ended at the moment of the rotate call",
-            )
+            self._doubt("the process ended at the moment of the rotate call")
         return self.drive()
+
+    def abandon(self, why: str) -> None:
+        """Close it unfinished, because something more urgent takes its place."""
+        self._close(State.SUPERSEDED, EventName.ROTATION_SUPERSEDED, why, None)
 
     # INTENDED
 
@@ -111,20 +113,26 @@ class Attempt:
         """Send the one POST that the journal announced."""
         self.posts_now += 1
         try:
-            minted = self.desk.provider.rotate(ref_of(self.rotation))
+            minted = MINTING[self.rotation.strategy].post(self.desk, self.provider, self.rotation)
         except OutcomeUnknown as error:
-            self._save(
-                State.IN_DOUBT,
-                EventName.ROTATION_IN_DOUBT,
-                step=Step.ROTATE,
-                doubted_at=self.desk.clock.now(),
-                message=error.message,
-            )
+            self._doubt(error.message)
             return True
         except RotatorError as error:
             return self._refused(error)
         self._minted(minted.token, minted.secret)
         return True
+
+    def _doubt(self, message: str) -> None:
+        """The POST may have taken effect, or may still take it."""
+        is_twin = self.rotation.strategy is Strategy.OVERLAP
+        self._save(
+            State.IN_DOUBT,
+            EventName.ROTATION_IN_DOUBT,
+            step=Step.ROTATE,
+            doubted_at=self.desk.clock.now(),
+            doubts=(*self.rotation.doubts, self.rotation.post_id) if is_twin else (),
+            message=message,
+        )
 
     def _refused(self, error: RotatorError) -> bool:
         """The POST certainly had no effect: a passing cause is tried again with a new intent, others close."""
@@ -150,6 +158,7 @@ class Attempt:
             mint_id=uuid.uuid4().hex,
             minted=token.generation,
             minted_at=self.desk.clock.now(),
+            successor=token.id if token.id != self.rotation.token_id else "",
             end_at=token.end_at,
             fingerprint=self.desk.journal.fingerprint(secret),
             deliveries=tuple(DeliveryRecord(record.place) for record in self.rotation.deliveries),
@@ -166,20 +175,20 @@ class Attempt:
     def _look(self) -> bool:
         """Find out what a POST without an answer did."""
         try:
-            token = self.desk.provider.get(ref_of(self.rotation))
+            evidence = MINTING[self.rotation.strategy].look(self.desk, self.provider, self.rotation)
         except NotFound:
             return self._missing()
         except RotatorError as error:
             self._save(State.IN_DOUBT, None, message=error.message)
             return False
-        if token.generation.moved_since(self.rotation.observed):
+        if evidence.took_effect:
             self._save(
                 State.LOST,
                 EventName.ROTATION_LOST,
                 outcome=Outcome.LOST,
-                observed=token.generation,
+                observed=evidence.generation,
                 losses=self.rotation.losses + 1,
-                message="the token was rotated, but its new secret never reached us: it is rotated again",
+                message="a new secret was made, but it never reached us: another one is asked for",
             )
             return True
         if self._still_late():
@@ -202,13 +211,29 @@ class Attempt:
         if self.rotation.next_at is not None and self.desk.clock.now() < self.rotation.next_at:
             return False
         try:
-            token = self.desk.provider.get(ref_of(self.rotation))
+            token = self.provider.get(ref_of(self.rotation))
         except NotFound:
             return self._missing()
         except RotatorError as error:
             self._save(State.LOST, None, message=error.message, next_at=self._later())
             return False
+        if self._adopt(token):
+            return False
         return self._intend_again("the last secret was lost", observed=token.generation)
+
+    def _adopt(self, token: Token) -> bool:
+        """End a lost rotation where nothing is lost: somebody else rotated meanwhile and has updated every sink."""
+        if self.rotation.strategy is not Strategy.IN_PLACE or self.rotation.own:
+            return False
+        places = [record.place for record in self.rotation.deliveries]
+        seen = look(self.desk, token, self.lineage, places)
+        if seen.live is None or any(sighting.seen is not Seen.LIVE for sighting in seen.sightings):
+            return False
+        self.lineage = taken_over(self.desk, token, self.lineage, places, seen.live)
+        claims = tuple(claim for place in places for claim in place.claims)
+        message = "every sink holds a live secret that somebody else put there: taken over"
+        self._close(State.ADOPTED, EventName.SECRET_ADOPTED, message, Outcome.SETTLED, claims=claims)
+        return True
 
     def _intend_again(self, why: str, observed: Generation | None = None) -> bool:
         """Announce another POST; without a journal or audit line there is none."""
@@ -233,6 +258,11 @@ class Attempt:
         if self.rotation.missing_since is None:
             self._save(self.rotation.state, None, missing_since=now, message="the API does not know the token any more")
             return False
+        if self.rotation.successor:
+            self.lineage = replace(self.lineage, stale=True)
+            message = "its twin was deleted at the provider before it settled; it is planned anew"
+            self._close(State.SUPERSEDED, EventName.ROTATION_SUPERSEDED, message, Outcome.UNSETTLED)
+            return False
         self.lineage = replace(self.lineage, gone_at=now)
         self._close(State.GONE, EventName.TOKEN_GONE, "the token was deleted at the provider", None)
         return False
@@ -245,26 +275,48 @@ class Attempt:
         if secret is None:
             return False
         fresh = self.posts_now > 0
-        verdict, message = (None, "") if fresh else self._alive(secret)
-        if fresh or verdict is not None or message == _INCONCLUSIVE:
-            # A value that was found in the journal is delivered only if it may live: a person may have put a newer one.
+        if self.rotation.successor and (obstacle := equip(self.provider, self.rotation)):
+            return self._unsettled(obstacle)
+        # A value that was found in the journal is delivered only if it may live: a person may have put a newer one.
+        verdict = None if fresh else self._verdict(secret)
+        if verdict is None or verdict.life is Life.ALIVE or verdict.waits:
             self._deliver(self._mint(secret))
-        if fresh:
-            verdict, message = self._alive(secret)
-        if message == _DEAD:
+        verdict = verdict or self._verdict(secret)
+        if verdict.life is Life.DEAD:
             return self._superseded()
-        if message == _GONE:
+        if verdict.life is Life.GONE:
             return self._missing()
         records = tuple(self._read_back(record, secret) for record in self.rotation.deliveries)
-        self.rotation = replace(self.rotation, deliveries=records, verdict=verdict or Grade.NONE)
+        self.rotation = replace(self.rotation, deliveries=records, verdict=verdict.grade)
+        obstacle = self._obstacle(verdict, secret)
+        if obstacle:
+            return self._unsettled(obstacle)
+        if not self._still_late(state=State.UNSETTLED):
+            self._settle(verdict.grade)
+        return False
+
+    def _obstacle(self, verdict: Verdict, secret: Secret) -> str:
+        """Return what is missing of the proof, empty if nothing is."""
+        records = self.rotation.deliveries
         missing = [r for r in records if r.place.required and r.state is not DeliveryState.VERIFIED]
-        if verdict is None or missing:
-            why = "; ".join([f"{r.place.sink}: {r.error}" for r in missing] or [message])
-            self._save(State.UNSETTLED, EventName.ROTATION_UNSETTLED, outcome=Outcome.UNSETTLED, message=why)
-        elif self._still_late(state=State.UNSETTLED):
-            pass
-        else:
-            self._settle(verdict)
+        if missing:
+            return "; ".join(f"{record.place.sink}: {record.error}" for record in missing)
+        if verdict.life is not Life.ALIVE:
+            return verdict.message
+        return self._unreferenced(secret) if self.rotation.own else ""
+
+    def _unreferenced(self, secret: Secret) -> str:
+        """Our own credential has arrived only when the reference that we read it from yields the new value."""
+        try:
+            own = self.desk.provider.own_credentials().get(self.rotation.minted_token_id)
+            if own is not None and own.read() == secret:
+                return ""
+        except RotatorError as error:
+            return error.message
+        return "the reference of our own credential does not yield the new value yet"
+
+    def _unsettled(self, why: str) -> bool:
+        self._save(State.UNSETTLED, EventName.ROTATION_UNSETTLED, outcome=Outcome.UNSETTLED, message=why)
         return False
 
     def _sealed(self) -> Secret | None:
@@ -278,7 +330,7 @@ class Attempt:
     def _mint(self, secret: Secret) -> Mint:
         rotation = self.rotation
         moment = rotation.minted.moment if rotation.minted else rotation.opened_at
-        return Mint(rotation.mint_id, rotation.id, rotation.token_id, secret, moment, rotation.end_at)
+        return Mint(rotation.mint_id, rotation.id, rotation.minted_token_id, secret, moment, rotation.end_at)
 
     def _deliver(self, mint: Mint) -> None:
         """Write to every sink that lacks this mint, each in its own threads, and journal what arrived."""
@@ -298,16 +350,10 @@ class Attempt:
 
     def _deliver_one(self, record: DeliveryRecord, mint: Mint) -> tuple[DeliveryRecord, Event]:
         place, attempts = record.place, record.attempts + 1
-        sink = self.desk.sinks.get(place.sink)
         try:
-            if sink is None:
-                raise NotFound(f"the sink {place.sink} is no longer configured; its secret is kept sealed")
-            receipt = sink.deliver(place, mint)
+            receipt = self.desk.deliver(place, mint)
         except RotatorError as error:
             return replace(record, attempts=attempts, error=error.message), self._failed(record, error.message)
-        except Exception as error:  # noqa: BLE001 - boundary "plug-in call": one sink must not stop the others
-            said = f"the sink failed unexpectedly ({type(error).__name__})"
-            return replace(record, attempts=attempts, error=said), self._failed(record, said)
         arrived = replace(record, state=DeliveryState.DELIVERED, version=receipt.version, attempts=attempts, error="")
         event = self.desk.event(
             EventName.SECRET_DELIVERED, self.rotation, step=Step.DELIVER, place=place, version=receipt.version
@@ -321,60 +367,30 @@ class Attempt:
 
     def _read_back(self, record: DeliveryRecord, secret: Secret) -> DeliveryRecord:
         """Prove that a sink now holds this very secret."""
-        sink = self.desk.sinks.get(record.place.sink)
-        if record.state is DeliveryState.PENDING or sink is None:
+        if record.state is DeliveryState.PENDING:
             return record
         try:
-            held = sink.read_back(record.place)
+            held = self.desk.read_back(record.place)
         except NotFound:
             return replace(record, state=DeliveryState.PENDING, error="what was delivered is not there any more")
         except RotatorError as error:
             return replace(record, error=error.message)
-        except Exception as error:  # noqa: BLE001 - boundary "plug-in call"
-            return replace(record, error=f"the sink failed unexpectedly ({type(error).__name__})")
         if held.secret is None:
             return replace(record, state=DeliveryState.VERIFIED, grade=Grade.ATTESTED, error="")
         if held.secret != secret:
             return replace(record, state=DeliveryState.PENDING, error="it holds something else than was delivered")
         return replace(record, state=DeliveryState.VERIFIED, grade=Grade.PROVEN, error="")
 
-    def _alive(self, secret: Secret) -> tuple[Grade | None, str]:
-        """Use the secret: its grade if it lives, else None with `_DEAD` or why there is no verdict."""
-        deadline = self.desk.clock.monotonic() + PATIENCE.total_seconds()
-        pause = timedelta(seconds=1)
-        while True:
-            try:
-                self.desk.provider.authenticate(ref_of(self.rotation), secret)
-                return Grade.PROVEN, ""
-            except CredentialRejected:
-                verdict = self._second_look(secret, alive=None)
-            except Forbidden:
-                verdict = self._second_look(secret, alive=Grade.ATTESTED)
-            except RotatorError as error:
-                return None, error.message
-            if verdict[1] != _INCONCLUSIVE or self.desk.clock.monotonic() > deadline or self.desk.stop.is_set():
-                return verdict
-            self.desk.clock.sleep(pause)
-            pause = min(pause * 2, timedelta(seconds=20))
-
-    def _second_look(self, secret: Secret, alive: Grade | None) -> tuple[Grade | None, str]:
-        """Ask the provider whether the generation is still the minted one."""
-        try:
-            token = self.desk.provider.get(ref_of(self.rotation))
-        except NotFound:
-            return None, _GONE
-        except RotatorError as error:
-            return None, error.message
-        if self.rotation.minted is not None and token.generation.moved_since(self.rotation.minted):
-            return None, _DEAD
-        said = claims(secret)
-        if alive is not None and said is not None and said.token_id == self.rotation.token_id:
-            return alive, ""
-        return None, _INCONCLUSIVE
+    def _verdict(self, secret: Secret) -> Verdict:
+        verdict = is_alive(
+            self.desk, self.provider, Suspect(ref_of_minted(self.rotation), secret, self.rotation.minted)
+        )
+        self.probed.append(self.desk.clock.now())
+        return verdict
 
     def _superseded(self) -> bool:
         """The sealed value is dead: by an earlier call of ours that took effect late, or by somebody else."""
-        if self.rotation.doubted_at is not None:
+        if self.rotation.doubted_at is not None and not self.rotation.successor:
             self.secret = None
             self._save(
                 State.LOST,
@@ -405,16 +421,24 @@ class Attempt:
         rotation, now = self.rotation, self.desk.clock.now()
         places = tuple((r.place.sink, r.place.location) for r in rotation.deliveries)
         unmoved = rotation.end_at is not None and rotation.end_at == rotation.end_at_before
+        drifts = (*self.lineage.drift_rotations, now) if rotation.reason is Reason.DRIFTED else ()
         self.lineage = replace(
             self.lineage,
             name=rotation.name,
+            token_id=rotation.minted_token_id,
             settled_at=now,
             generation=rotation.minted,
             places=places,
             move_accepted=False,
             fingerprint=rotation.fingerprint,
-            expiry_fixed=self.lineage.expiry_fixed or unmoved,
+            mint_id=rotation.mint_id,
+            expiry_fixed=unmoved if rotation.successor else self.lineage.expiry_fixed or unmoved,
             stale=False,
+            drift=None,
+            drift_rotations=drifts or self.lineage.drift_rotations,
+            looked_at=now,
+            retiring=(*self.lineage.retiring, *self._replaced(now)),
+            probes=tuple(self.probed),
             failures=0,
             retry_at=None,
         )
@@ -425,6 +449,32 @@ class Attempt:
         events = (verified, unmoved_event) if unmoved else (verified,)
         taken = tuple(claim for record in rotation.deliveries for claim in record.place.claims)
         self._close(State.SETTLED, EventName.ROTATION_SETTLED, "", Outcome.SETTLED, events=events, claims=taken)
+
+    def _replaced(self, now: datetime) -> tuple[Retiring, ...]:
+        """Return the old member that a twin has replaced: alive until its grace is over."""
+        rotation = self.rotation
+        if not rotation.successor:
+            return ()
+        ending = rotation.ending or Ending(timedelta())
+        return (
+            Retiring(
+                token_id=rotation.token_id,
+                name=rotation.name,
+                scope=rotation.scope,
+                since=now,
+                ending=ending,
+                workspace_id=rotation.workspace_id,
+                deployment_id=rotation.deployment_id,
+                policy=rotation.policy,
+                rotation_id=rotation.id,
+            ),
+        )
+
+    def _watches(self) -> tuple[Watch, ...]:
+        """Return what is still to be searched for once this rotation is closed."""
+        rotation = self.rotation
+        until = (rotation.doubted_at or rotation.opened_at) + LATE_TWIN
+        return tuple(Watch(post_id, rotation.opened_at, until) for post_id in rotation.doubts)
 
     # journal
 
@@ -471,7 +521,12 @@ class Attempt:
         now = self.desk.clock.now()
         if outcome is Outcome.FAILED:
             failures = self.lineage.failures + 1
-            self.lineage = replace(self.lineage, failures=failures, retry_at=now + backoff(failures))
+            digest = next((p.digest for p in self.desk.policies if p.name == self.rotation.policy), "")
+            self.lineage = replace(
+                self.lineage, failures=failures, retry_at=now + backoff(failures), retry_under=digest
+            )
+        watches = tuple(watch for watch in self.lineage.watches if watch.until > now)
+        self.lineage = replace(self.lineage, watches=(*watches, *self._watches()))
         rotation = replace(self.rotation, state=state, message=message, closed_at=now)
         fact = self.desk.event(name, rotation, message=message, outcome=outcome, step=_STEP_OF.get(state))
         lineage = replace(self.lineage, open_state=None, open_message="")
@@ -504,6 +559,7 @@ class Attempt:
         rotation = self.rotation
         outcomes = {
             State.SETTLED: Outcome.SETTLED,
+            State.ADOPTED: Outcome.SETTLED,
             State.REFUSED: Outcome.FAILED,
             State.QUARANTINED: Outcome.QUARANTINED,
             State.NO_EFFECT: None,
@@ -518,15 +574,13 @@ class Attempt:
             outcomes.get(rotation.state, Outcome.UNSETTLED),
             rotation.message,
             rotation.id,
+            strategy=rotation.strategy,
             posted=self.posts_now > 0,
             locations=tuple(f"{r.place.sink}:{r.place.location}" for r in rotation.deliveries),
             credential_dead=self.credential_dead,
         )
 
 
-_DEAD = "dead"
-_GONE = "gone"
-_INCONCLUSIVE = "the new secret is not accepted yet (401) although the token shows it as the live one"
 _STEP_OF = {State.SETTLED: Step.SETTLE, State.REFUSED: Step.ROTATE}
 
 

@@ -1,36 +1,26 @@
-"""One sweep: recover what is open, plan, let the brake speak, rotate what is due in a bounded thread pool.
+"""One sweep: recover what is open, plan, let the brake speak, act in a bounded thread pool, wave by wave.
 
-`plan` decides and changes nothing; `sweep` acts. Every token ends in a `Result`; one token's failure never stops the
-others, except that a dead credential of our own stops everything.
+Every token ends in a `Result`; one token's failure never stops the others, except that a dead credential of our own
+stops everything, and that a failed wave holds back the next ones of its policy.
 """
 
 import itertools
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
+from rotator.engine.beginning import begin, left
+from rotator.engine.deciding import plan
 from rotator.engine.desk import Desk, Result
+from rotator.engine.own import expiring, explained, recovering
+from rotator.engine.retiring import end_candidate, end_orphan
 from rotator.engine.rotation import Attempt, waits
-from rotator.errors import CredentialRejected, Permanent, RotatorError
+from rotator.errors import CredentialRejected, RotatorError
 from rotator.events import Event, EventName
-from rotator.model import (
-    DeliveryRecord,
-    Lineage,
-    Outcome,
-    Policy,
-    Reason,
-    Rotation,
-    Scope,
-    Skip,
-    State,
-    Step,
-    Token,
-)
-from rotator.planning import Candidate, Decision, Plan, decide, guard, owner, place_problem, survey
-from rotator.ports import Listing, TokenRef, Write
+from rotator.model import Lineage, Outcome, Policy, Rotation, Step
+from rotator.planning import Candidate, Plan
 
-PAGE = 1000
+_BAD = frozenset({Outcome.FAILED, Outcome.UNSETTLED, Outcome.LOST, Outcome.QUARANTINED})
 
 
 @dataclass(slots=True)
@@ -39,7 +29,7 @@ class Report:
 
     Attributes:
         plan: Empty when a person said no before planning was done.
-        results: Of recovery first, then of the due tokens.
+        results: Of recovery first, then of the due tokens, then of what was ended.
         confirmed: False if a person answered no.
     """
 
@@ -49,83 +39,14 @@ class Report:
     interrupted: bool = False
 
 
-Skipped = Callable[[Candidate | tuple[Token, None]], None]
-
-
-def plan(desk: Desk, policies: Sequence[Policy], accepted: str | None = None, skipped: Skipped | None = None) -> Plan:
-    """Return what a sweep of these policies would do; reads only.
-
-    Args:
-        desk: The provider and what is known.
-        policies: Those to sweep; tokens of the desk's other policies are skipped as `other_policy`.
-        accepted: A plan id that lifts the brake.
-        skipped: Told of every token that is left alone.
-
-    Raises:
-        CredentialRejected, Temporary, Permanent: The listing failed.
-    """
-    made = Plan()
-    tell = skipped or (lambda _: None)
-    names = {policy.name for policy in policies}
-    taken: dict[tuple[str, str], str] = {}
-    for row in decisions(desk):
-        if isinstance(row, tuple):
-            tell(row)
-            continue
-        candidate = row
-        if candidate.policy.name not in names:
-            if _selected_later(candidate, policies):
-                tell(_skip(candidate, Skip.OTHER_POLICY, f"the policy {candidate.policy.name} comes first"))
-            else:
-                tell((candidate.token, None))
-            continue
-        made.selected[candidate.policy.name] = made.selected.get(candidate.policy.name, 0) + 1
-        if candidate.decision.due is not None and not candidate.open:
-            candidate = _placed(desk, candidate, taken)
-        if candidate.decision.due is not None:
-            made.due.append(candidate)
-        elif candidate.decision.skip is not None:
-            made.skipped[candidate.decision.skip] = made.skipped.get(candidate.decision.skip, 0) + 1
-            tell(candidate)
-    return guard(made, accepted)
-
-
-def decisions(desk: Desk) -> Iterator[Candidate | tuple[Token, None]]:
-    """Yield every token of the provider with what the pure `decide` says of it, memory flat."""
-    own = desk.provider.own_token_id()
-    tokens = desk.provider.list(listing(desk.policies))
-    return survey(
-        _pages(tokens),
-        desk.policies,
-        lambda page: dict(desk.journal.lineages(desk.provider.name, [token.id for token in page])),
-        frozenset({own} if own else ()),
-        desk.clock.now(),
-    )
-
-
-def listing(policies: Sequence[Policy]) -> Listing:
-    """Return what has to be listed for these policies."""
-    inner = (Scope.WORKSPACE, Scope.DEPLOYMENT)
-    return Listing(
-        scopes=frozenset(scope for policy in policies for scope in policy.select.scopes),
-        workspaces=frozenset(home for policy in policies for home in policy.select.workspaces),
-        deployments=frozenset(home for policy in policies for home in policy.select.deployments),
-        everything=any(
-            Scope.ORGANIZATION in p.select.scopes
-            or (any(scope in p.select.scopes for scope in inner) and not p.select.workspaces)
-            for p in policies
-        ),
-    )
-
-
 def sweep(desk: Desk, policies: Sequence[Policy], accepted: str | None, confirm: Callable[[Plan], bool]) -> Report:
-    """Recover, plan, rotate, deliver, verify, settle.
+    """Recover, plan, rotate, deliver, verify, settle, retire.
 
     Args:
         desk: The provider and everything else.
         policies: Those to sweep.
         accepted: A plan id that lifts the brake.
-        confirm: Shown the plan before anything is rotated; False stops there.
+        confirm: Shown the plan before anything is changed; False stops there.
 
     Raises:
         CredentialRejected: Our credential is dead, found before anything was rotated.
@@ -133,153 +54,126 @@ def sweep(desk: Desk, policies: Sequence[Policy], accepted: str | None, confirm:
     """
     report = Report()
     try:
+        for event in expiring(desk):
+            desk.record(event)
         report.results.extend(recover(desk))
-        report.plan = plan(desk, policies, accepted)
+        report.plan = _planned(desk, policies, accepted)
         for refusal in report.plan.refused:
             _announce(desk, EventName.PLAN_REFUSED, refusal.policy, refusal.message)
-        if accepted == report.plan.id:
+        if accepted is not None and report.plan.id in accepted.split("-"):
             _announce(desk, EventName.PLAN_ACCEPTED, "", f"a person accepted plan {accepted}")
-        fresh = [c for c in report.plan.admitted if not c.open]
         report.confirmed = confirm(report.plan)
         if report.confirmed:
-            for result in _run(desk, [_work(desk, candidate) for candidate in fresh]):
-                report.results.append(result)
+            report.results.extend(_acted(desk, report.plan))
         report.interrupted = desk.stop.is_set()
     finally:
         desk.journal.erase()
     return report
 
 
+def _planned(desk: Desk, policies: Sequence[Policy], accepted: str | None) -> Plan:
+    try:
+        return plan(desk, policies, accepted)
+    except CredentialRejected as error:
+        raise explained(desk, error) from None
+
+
+def _acted(desk: Desk, made: Plan) -> Iterator[Result]:
+    """Do what a plan admits: our own credentials last and alone, endings after everything else."""
+    yield from _in_waves(desk, [row for row in made.admitted if not row.own])
+    for row in made.admitted:
+        if row.own:
+            yield from _run(desk, [_work(desk, row)])
+    yield from _run(desk, [_guarded(desk, row, end_candidate) for row in made.endable])
+    for row in made.orphans:
+        yield from _run(desk, [_guarded(desk, row, end_orphan)])
+
+
+def _in_waves(desk: Desk, admitted: Sequence[Candidate]) -> Iterator[Result]:
+    """Rotate wave by wave; once one of a policy's tokens failed, its next waves are held back."""
+    queues = {name: list(rows) for name, rows in _by_policy(admitted).items()}
+    done = dict.fromkeys(queues, 0)
+    for number in itertools.count():
+        batch: list[Candidate] = []
+        for name, rows in queues.items():
+            waves = rows[0].policy.waves
+            reach = waves[min(number, len(waves) - 1)].reach(len(rows))
+            batch += rows[done[name] : reach]
+            done[name] = max(done[name], reach)
+        if not batch:
+            return
+        bad: set[str] = set()
+        for result in _run(desk, [_work(desk, row) for row in batch]):
+            if result.outcome in _BAD:
+                bad.add(result.policy)
+            yield result
+        for name in bad & queues.keys():
+            rows = queues.pop(name)
+            for row in rows[done[name] :]:
+                yield left(row, None, "held back: the wave before it did not settle")
+
+
+def _by_policy(rows: Sequence[Candidate]) -> dict[str, list[Candidate]]:
+    found: dict[str, list[Candidate]] = {}
+    for row in rows:
+        found.setdefault(row.policy.name, []).append(row)
+    return found
+
+
 def recover(desk: Desk) -> list[Result]:
-    """Drive everything that is open in the journal, whatever the config now says."""
+    """Drive everything that is open in the journal, whatever the config now says; our own credential first."""
     now = desk.clock.now()
-    work, waiting = [], []
-    for rotation in desk.journal.open_rotations(desk.provider.name):
-        if waits(rotation, now):
-            waiting.append(_waiting(rotation))
-        else:
-            work.append(_recovery(desk, rotation.id))
-    return [*waiting, *_run(desk, work)]
+    rotations = desk.journal.open_rotations(desk.provider.name)
+    results = [_waiting(rotation) for rotation in rotations if waits(rotation, now)]
+    active = [rotation for rotation in rotations if not waits(rotation, now)]
+    for rotation in active:
+        if rotation.own:
+            results += _run(desk, [_recovery(desk, rotation)])
+    return [*results, *_run(desk, [_recovery(desk, rotation) for rotation in active if not rotation.own])]
 
 
 Work = Callable[[], Result | None]
 
 
-def _recovery(desk: Desk, rotation_id: str) -> Work:
-    def work() -> Result | None:
-        rotation = desk.journal.claim(rotation_id)
-        if rotation is None:
-            return None  # another process is at it
-        known = desk.journal.lineages(rotation.provider, [rotation.token_id]).get(rotation.token_id)
-        lineage = known or Lineage(rotation.provider, rotation.lineage, rotation.token_id, rotation.name)
-        return Attempt(desk, rotation, lineage).recover()
-
-    return work
-
-
-def _work(desk: Desk, candidate: Candidate) -> Work:
+def _recovery(desk: Desk, listed: Rotation) -> Work:
     def work() -> Result | None:
         try:
-            return begin(desk, candidate)
+            attempt = claimed(desk, listed)
+            return attempt.recover() if attempt is not None else None
         except RotatorError as error:
-            _tell_failure(desk, candidate, error.message)
-            dead = isinstance(error, CredentialRejected)
-            return _left(candidate, Outcome.FAILED, error.message, credential_dead=dead)
-        except Exception as error:  # noqa: BLE001 - boundary "token": one token must not stop the others
-            message = f"unexpected {type(error).__name__}; the journal has the state, the next sweep goes on from it"
-            _tell_failure(desk, candidate, message)
-            return _left(candidate, Outcome.FAILED, message)
+            return replace(_waiting(listed), message=error.message)
 
     return work
 
 
-def begin(desk: Desk, candidate: Candidate) -> Result:
-    """Take one due token: preflight, look again, intend, and drive the rotation.
-
-    Raises:
-        RotatorError: Something before the irreversible step said no; nothing was changed.
-    """
-    _preflight(desk, candidate)
-    # The version read here is the lock: if anybody changes the lineage after this, the intent is not written.
-    lineage = desk.lineage(candidate.token)
-    token = _look_again(desk, candidate, lineage)
-    if token is None:
-        return _left(candidate, None, "no longer due at the second look")
-    rotation = _intended(desk, candidate, token, lineage)
-    event = desk.event(EventName.ROTATION_INTENDED, rotation, step=Step.INTEND, message=candidate.decision.message)
-    shadow = replace(lineage, name=token.name, open_state=State.INTENDED, open_message="")
-    if not desk.journal.open(rotation, shadow, (event,)):
-        return _left(candidate, None, "another process is rotating it")
-    desk.emit(event)
-    return Attempt(desk, rotation, shadow).drive()
-
-
-def _preflight(desk: Desk, candidate: Candidate) -> None:
-    skew = desk.provider.clock_skew()
-    if skew is not None and abs(skew) > desk.settings.max_clock_skew:
-        raise Permanent(
-            f"the clocks of this machine and of the API differ by {round(abs(skew).total_seconds())} s;"
-            " synchronise the clock (NTP) or raise engine.max_clock_skew"
-        )
-    desk.journal.preflight()
-    for place in candidate.places:
-        if place.required:
-            desk.sinks[place.sink].preflight(place)
-
-
-def _look_again(desk: Desk, candidate: Candidate, lineage: Lineage) -> Token | None:
-    """Return the token as it is now if it is the same one and still due."""
-    planned = candidate.token
-    token = desk.provider.get(TokenRef(planned.id, planned.scope, planned.workspace_id, planned.deployment_id))
-    if (token.name, token.scope, token.organization_id) != (planned.name, planned.scope, planned.organization_id):
-        raise Permanent("its name, scope or organization changed between plan and rotation; it is planned anew")
-    again = decide(token, candidate.policy, lineage, desk.clock.now())
-    if again.due is None or owner(token, desk.policies) is not candidate.policy:
+def claimed(desk: Desk, listed: Rotation) -> Attempt | None:
+    """Take over an open rotation; None if another process is at it."""
+    rotation = desk.journal.claim(listed.id)
+    if rotation is None:
         return None
-    return token if lineage.open_state is None else None
+    known = desk.journal.lineages(rotation.provider, [rotation.lineage]).get(rotation.lineage)
+    lineage = known or Lineage(rotation.provider, rotation.lineage, rotation.token_id, rotation.name)
+    return Attempt(desk, rotation, lineage, recovering(desk, rotation))
 
 
-def _intended(desk: Desk, candidate: Candidate, token: Token, lineage: Lineage) -> Rotation:
-    return Rotation(
-        id=uuid.uuid4().hex,
-        provider=desk.provider.name,
-        lineage=lineage.id,
-        token_id=token.id,
-        policy=candidate.policy.name,
-        reason=candidate.decision.due or Reason.REQUESTED,
-        state=State.INTENDED,
-        name=token.name,
-        scope=token.scope,
-        organization_id=token.organization_id,
-        observed=token.generation,
-        opened_at=desk.clock.now(),
-        deliveries=tuple(DeliveryRecord(place) for place in candidate.places),
-        workspace_id=token.workspace_id,
-        deployment_id=token.deployment_id,
-        roles=token.roles,
-        end_at_before=token.end_at,
-        posts=1,
-    )
+def _work(desk: Desk, row: Candidate) -> Work:
+    return _guarded(desk, row, begin)
 
 
-def _placed(desk: Desk, candidate: Candidate, taken: dict[tuple[str, str], str]) -> Candidate:
-    """Resolve where the secret would go; a place that is unsafe, taken or moved holds the token back."""
-    token = candidate.token
-    lineage = desk.lineage(token)
-    try:
-        places = desk.places(candidate.policy, token, lineage.id)
-    except RotatorError as error:
-        return _skip(candidate, Skip.BAD_PATH, error.message)
-    spots = [claim for place in places for claim in place.claims]
-    owners = {spot: held[1] for spot, held in desk.journal.place_owners(spots).items()}
-    owners |= {spot: taken[spot] for spot in spots if spot in taken}
-    problem = place_problem(places, lineage, owners, lineage.id)
-    if not problem and len(set(spots)) < len(spots):
-        problem = "two deliveries of the policy write to the same place"
-    if problem:
-        return _skip(candidate, Skip.BAD_PATH, problem)
-    taken.update(dict.fromkeys(spots, lineage.id))
-    return replace(candidate, places=places)
+def _guarded(desk: Desk, row: Candidate, act: Callable[[Desk, Candidate], Result | None]) -> Work:
+    def work() -> Result | None:
+        try:
+            return act(desk, row)
+        except RotatorError as error:
+            _tell_failure(desk, row, error.message)
+            dead = isinstance(error, CredentialRejected)
+            return left(row, Outcome.FAILED, error.message, credential_dead=dead)
+        except Exception as error:  # noqa: BLE001 - boundary "token": one token must not stop the others
+            message = f"unexpected {type(error).__name__}; the journal has the state, the next sweep goes on from it"
+            _tell_failure(desk, row, message)
+            return left(row, Outcome.FAILED, message)
+
+    return work
 
 
 def _run(desk: Desk, work: Sequence[Work]) -> Iterator[Result]:
@@ -305,35 +199,6 @@ def _unless_stopped(desk: Desk, work: Work) -> Result | None:
     return None if desk.stop.is_set() else work()
 
 
-def _pages(tokens: Iterable[Token]) -> Iterator[list[Token]]:
-    queue = iter(tokens)
-    while page := list(itertools.islice(queue, PAGE)):
-        yield page
-
-
-def _selected_later(candidate: Candidate, policies: Sequence[Policy]) -> bool:
-    return owner(candidate.token, policies) is not None
-
-
-def _skip(candidate: Candidate, skip: Skip, message: str) -> Candidate:
-    return replace(candidate, decision=Decision(None, skip, message, candidate.decision.due_at))
-
-
-def _left(candidate: Candidate, outcome: Outcome | None, message: str, *, credential_dead: bool = False) -> Result:
-    token = candidate.token
-    return Result(
-        token.id,
-        token.name,
-        str(token.scope),
-        candidate.policy.name,
-        candidate.decision.due or Reason.REQUESTED,
-        outcome,
-        message,
-        locations=tuple(f"{place.sink}:{place.location}" for place in candidate.places),
-        credential_dead=credential_dead,
-    )
-
-
 def _waiting(rotation: Rotation) -> Result:
     return Result(
         rotation.token_id,
@@ -344,28 +209,18 @@ def _waiting(rotation: Rotation) -> Result:
         Outcome.UNSETTLED,
         rotation.message,
         rotation.id,
+        strategy=rotation.strategy,
         locations=tuple(f"{r.place.sink}:{r.place.location}" for r in rotation.deliveries),
     )
 
 
-def _tell_failure(desk: Desk, candidate: Candidate, message: str) -> None:
-    desk.emit(
-        Event(
-            name=EventName.PREFLIGHT_FAILED,
-            at=desk.clock.now(),
-            provider=desk.provider.name,
-            policy=candidate.policy.name,
-            token_id=candidate.token.id,
-            token_name=candidate.token.name,
-            token_scope=str(candidate.token.scope),
-            reason=candidate.decision.due,
-            step=Step.PREFLIGHT,
-            message=message,
-        )
+def _tell_failure(desk: Desk, row: Candidate, message: str) -> None:
+    step, reason = (Step.RETIRE, None) if row.decision.due is None else (Step.PREFLIGHT, row.decision.due)
+    event = desk.about(
+        EventName.PREFLIGHT_FAILED, row.token, row.policy.name, message=message, reason=reason, step=step
     )
+    desk.emit(event)
 
 
 def _announce(desk: Desk, name: EventName, policy: str, message: str) -> None:
-    event = Event(name=name, at=desk.clock.now(), provider=desk.provider.name, policy=policy, message=message)
-    desk.journal.write(Write(events=(event,)))
-    desk.emit(event)
+    desk.record(Event(name=name, at=desk.clock.now(), provider=desk.provider.name, policy=policy, message=message))

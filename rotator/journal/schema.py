@@ -26,6 +26,19 @@ MIGRATIONS = (
     ) STRICT;
     CREATE INDEX history_by_token ON history (token_id);
     """,
+    """
+    CREATE TABLE holds (
+        provider TEXT NOT NULL, lineage TEXT NOT NULL, owner TEXT NOT NULL, PRIMARY KEY (provider, lineage)
+    ) STRICT;
+    """,
+    """
+    CREATE TABLE members (
+        provider TEXT NOT NULL, token_id TEXT NOT NULL, lineage TEXT NOT NULL, PRIMARY KEY (provider, token_id)
+    ) STRICT;
+    CREATE INDEX members_of ON members (provider, lineage);
+    INSERT INTO members SELECT provider, token_id, lineage FROM lineages;
+    DROP INDEX lineages_by_token;
+    """,
 )
 
 

@@ -2,7 +2,7 @@
 
 Automatic checkpoints are off: they happen in `erase`, under the inter-process lock (see `writer`). A rotation is held
 by `owner` = instance and a number; a dead instance holds nothing, so a kill -9 frees everything at once, and every
-write of a rotation is fenced by its owner.
+write of a rotation is fenced by its owner. A lineage that a person works on by hand is held in the same way.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,12 @@ class Reader:
 
     Args:
         path: A journal; one that does not exist yet is read as an empty one.
+        keys: The sealing keys; without them secrets cannot be compared with what was settled.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keys: KeySource | None = None) -> None:
         self._path = path
+        self._reading_keys = keys
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
 
@@ -50,10 +53,9 @@ class Reader:
         for start in range(0, len(token_ids), _CHUNK):
             chunk = token_ids[start : start + _CHUNK]
             marks = ",".join("?" * len(chunk))
-            sql = f"SELECT body FROM lineages WHERE provider = ? AND token_id IN ({marks})"  # noqa: S608 - only marks
-            for (body,) in self._rows(sql, (provider, *chunk)):
-                lineage = decode(body, Lineage)
-                found[lineage.token_id] = lineage
+            join = "SELECT m.token_id, l.body FROM members m JOIN lineages l USING (provider, lineage)"
+            sql = f"{join} WHERE m.provider = ? AND m.token_id IN ({marks})"
+            found |= {token_id: decode(body, Lineage) for token_id, body in self._rows(sql, (provider, *chunk))}
         return found
 
     def open_rotations(self, provider: str) -> Sequence[Rotation]:
@@ -65,6 +67,19 @@ class Reader:
         """See `ports.Journal`."""
         sql = "SELECT provider, lineage FROM places WHERE sink = ? AND location = ?"
         return {place: rows[0] for place in places if (rows := self._rows(sql, place))}
+
+    def fingerprint(self, secret: Secret) -> str:
+        """See `ports.Journal`; empty where there is no journal yet or its key is not there."""
+        prints = self._known_fingerprints()
+        return prints.of(secret) if prints is not None else ""
+
+    def _known_fingerprints(self) -> Fingerprints | None:
+        keys = self._reading_keys
+        rows = self._rows("SELECT value FROM meta WHERE key = 'fingerprint_key'", ())
+        if keys is None or keys.text is None or not rows:
+            return None
+        keyring = Keyring(keys.text, keys.reference)
+        return Fingerprints(keyring.open(rows[0][0], *_FINGERPRINT)) if key_id_of(rows[0][0]) in keyring else None
 
     def history(self, token_id: str | None = None) -> Iterator[Event]:
         """Yield what happened, oldest first, to one token or to all."""
@@ -79,7 +94,7 @@ class Reader:
         """Return the lineages whose token id, root id or name is `word`."""
         sql = "SELECT body FROM lineages WHERE provider = ? ORDER BY lineage"
         every = (decode(body, Lineage) for (body,) in self._rows(sql, (provider,)))
-        return [lineage for lineage in every if word in (lineage.id, lineage.token_id, lineage.name)]
+        return [lineage for lineage in every if word in (lineage.id, lineage.name, *lineage.members)]
 
     def audit_head(self) -> Head | None:
         """Return the last audit line that was announced; None if there is none."""
@@ -133,14 +148,9 @@ class SqliteJournal(Reader):
         owner = self._owner()
 
         def change(connection: sqlite3.Connection) -> bool:
-            row = connection.execute(
-                "SELECT version FROM lineages WHERE provider = ? AND lineage = ?", (lineage.provider, lineage.id)
-            ).fetchone()
-            open_one = connection.execute(
-                "SELECT 1 FROM rotations WHERE provider = ? AND lineage = ? AND closed_at IS NULL",
-                (rotation.provider, rotation.lineage),
-            ).fetchone()
-            if open_one or (row[0] if row else 0) != lineage.version:
+            if _is_open(connection, lineage) or _version(connection, lineage) != lineage.version:
+                return False
+            if self._is_held(connection, lineage.provider, lineage.id):
                 return False
             connection.execute(
                 "INSERT INTO rotations (rotation_id, provider, lineage, owner, opened_at, body)"
@@ -189,6 +199,29 @@ class SqliteJournal(Reader):
         sql = "UPDATE rotations SET owner = NULL WHERE rotation_id = ? AND owner = ?"
         self._writer.submit(Job(lambda c: c.execute(sql, (rotation_id, owner)), durable=False))
 
+    @contextmanager
+    def hold(self, provider: str, lineage_id: str) -> Iterator[None]:
+        """See `ports.Journal`."""
+        owner = self._owner()
+
+        def take(connection: sqlite3.Connection) -> None:
+            if connection.execute(
+                "SELECT 1 FROM rotations WHERE provider = ? AND lineage = ? AND closed_at IS NULL",
+                (provider, lineage_id),
+            ).fetchone():
+                raise Temporary(f"a rotation of {lineage_id} is open; finish it first: `rotator settle`")
+            if self._is_held(connection, provider, lineage_id):
+                raise Temporary(f"somebody works on {lineage_id} by hand at this moment; try again when they are done")
+            connection.execute("INSERT OR REPLACE INTO holds VALUES (?, ?, ?)", (provider, lineage_id, owner))
+
+        self._writer.submit(Job(take, durable=False))
+        try:
+            yield
+        finally:
+            with contextlib.suppress(Temporary, Permanent):  # full or locked: the end of this process frees it
+                sql = "DELETE FROM holds WHERE owner = ?"
+                self._writer.submit(Job(lambda c: c.execute(sql, (owner,)), durable=False))
+
     def write(self, write: Write) -> None:
         """See `ports.Journal`."""
 
@@ -204,16 +237,35 @@ class SqliteJournal(Reader):
         if write.rotation is not None and write.rotation.closed_at is not None:
             self._held.pop(write.rotation.id, None)
 
+    def remember(self, write: Write) -> bool:
+        """See `ports.Journal`."""
+        lineage = write.lineage
+        if lineage is None or write.rotation is not None:
+            raise ValueError("remember writes a lineage and no rotation")
+
+        def change(connection: sqlite3.Connection) -> bool:
+            if _is_open(connection, lineage) or _version(connection, lineage) != lineage.version:
+                return False
+            _put_lineage(connection, lineage)
+            _put_claims(connection, lineage, write.claims)
+            return True
+
+        return bool(self._writer.submit(Job(change, write.events, write.must_audit, write.durable)))
+
     def secret(self, rotation: Rotation) -> Secret:
         """See `ports.Journal`."""
         rows = self._rows("SELECT sealed FROM rotations WHERE rotation_id = ?", (rotation.id,))
         if not rows or rows[0][0] is None:
             raise Permanent(f"the journal holds no sealed secret for rotation {rotation.id}")
-        return Secret(self._keyring.open(rows[0][0], rotation.mint_id, rotation.token_id).decode())
+        return Secret(self._keyring.open(rows[0][0], rotation.mint_id, rotation.minted_token_id).decode())
 
     def fingerprint(self, secret: Secret) -> str:
         """See `ports.Journal`."""
         return self._fingerprints.of(secret)
+
+    def mac(self, text: str) -> str:
+        """See `ports.Journal`."""
+        return self._fingerprints.mac(text)
 
     def preflight(self) -> None:
         """See `ports.Journal`."""
@@ -245,6 +297,12 @@ class SqliteJournal(Reader):
     def _owner(self) -> str:
         return f"{self._instances.me}:{next(self._numbers)}"
 
+    def _is_held(self, connection: sqlite3.Connection, provider: str, lineage_id: str) -> bool:
+        row = connection.execute(
+            "SELECT owner FROM holds WHERE provider = ? AND lineage = ?", (provider, lineage_id)
+        ).fetchone()
+        return row is not None and self._instances.alive(row[0].partition(":")[0])
+
     def _put_rotation(self, connection: sqlite3.Connection, rotation: Rotation, secret: Secret | None) -> None:
         owner = self._held.get(rotation.id)
         closed = rotation.closed_at.isoformat() if rotation.closed_at else None
@@ -257,7 +315,7 @@ class SqliteJournal(Reader):
         if closed:
             connection.execute("UPDATE rotations SET owner = NULL, sealed = NULL WHERE rotation_id = ?", (rotation.id,))
         elif secret is not None:
-            sealed = self._keyring.seal(secret.reveal().encode(), rotation.mint_id, rotation.token_id)
+            sealed = self._keyring.seal(secret.reveal().encode(), rotation.mint_id, rotation.minted_token_id)
             connection.execute("UPDATE rotations SET sealed = ? WHERE rotation_id = ?", (sealed, rotation.id))
 
     def _fingerprint_key(self, path: Path) -> bytes:
@@ -336,14 +394,27 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     return connection
 
 
+def _is_open(connection: sqlite3.Connection, lineage: Lineage) -> bool:
+    sql = "SELECT 1 FROM rotations WHERE provider = ? AND lineage = ? AND closed_at IS NULL"
+    return connection.execute(sql, (lineage.provider, lineage.id)).fetchone() is not None
+
+
+def _version(connection: sqlite3.Connection, lineage: Lineage) -> int:
+    sql = "SELECT version FROM lineages WHERE provider = ? AND lineage = ?"
+    row = connection.execute(sql, (lineage.provider, lineage.id)).fetchone()
+    return row[0] if row else 0
+
+
 def _put_lineage(connection: sqlite3.Connection, lineage: Lineage) -> None:
-    row = connection.execute(
-        "SELECT version FROM lineages WHERE provider = ? AND lineage = ?", (lineage.provider, lineage.id)
-    ).fetchone()
-    moved = replace(lineage, version=(row[0] if row else 0) + 1)
+    moved = replace(lineage, version=_version(connection, lineage) + 1)
     connection.execute(
         "INSERT OR REPLACE INTO lineages (provider, lineage, token_id, version, body) VALUES (?, ?, ?, ?, ?)",
         (moved.provider, moved.id, moved.token_id, moved.version, encode(moved)),
+    )
+    connection.execute("DELETE FROM members WHERE provider = ? AND lineage = ?", (moved.provider, moved.id))
+    connection.executemany(
+        "INSERT OR REPLACE INTO members VALUES (?, ?, ?)",
+        [(moved.provider, member, moved.id) for member in {moved.id, *moved.members}],
     )
 
 

@@ -163,7 +163,8 @@ class FileSink:
         path = "/".join((self._directory, *names))
         location = f"{path}#{target.secret_key}" if fields else path
         parts = tuple(f"{path}#{key}" for key in sorted(fields))
-        return Place(self.name, location, msgspec.to_builtins(target), parts=parts)
+        reference = "" if fields else f"file:{path}"
+        return Place(self.name, location, msgspec.to_builtins(target), parts=parts, reference=reference)
 
     def preflight(self, place: Place) -> None:
         """See `ports.Sink`."""

@@ -164,7 +164,7 @@ def test_our_own_credential_is_skipped_by_name(tmp_path: Path) -> None:
         bench.config_path.write_text(text)
         rows = []
         with bench.app(writing=False) as app:
-            from rotator.engine.sweep import plan
+            from rotator.engine.deciding import plan
 
             plan(app.desks[0], app.desks[0].policies, skipped=rows.append)
         reasons = {row.token.name: str(row.decision.skip) for row in rows if not isinstance(row, tuple)}

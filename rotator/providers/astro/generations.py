@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rotator.errors import Permanent
-from rotator.model import Role, Scope, Token
+from rotator.model import NewToken, Role, Scope, Token
 from rotator.ports import Listing, TokenRef
 from rotator.providers.astro.wire import Home, Json
 
@@ -22,25 +22,6 @@ Query = Mapping[str, str]
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _INNER = frozenset({Scope.WORKSPACE, Scope.DEPLOYMENT})
-
-
-@dataclass(frozen=True, slots=True)
-class NewToken:
-    """What create needs.
-
-    Attributes:
-        role: Of the token's own scope; the others are added with `update_roles`.
-        home: The workspace or deployment id; empty for organization tokens.
-        expires_in_days: None for a token that never expires.
-    """
-
-    name: str
-    scope: Scope
-    role: str
-    home: str = ""
-    description: str = ""
-    expires_in_days: int | None = None
-    kind: str = "STANDARD"
 
 
 @dataclass(frozen=True, slots=True)

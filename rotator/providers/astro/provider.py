@@ -4,6 +4,7 @@ It owns no state but connections, pacing and the measured clock skew, and everyt
 It never sends a rotate or a create twice. The credential is read at every call and kept nowhere.
 """
 
+import copy
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,11 +13,11 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from rotator.claims import claims
-from rotator.errors import ConfigError, NotFound, OutcomeUnknown, Permanent, Temporary
-from rotator.model import Minted, Role, Scope, Token
-from rotator.ports import Clock, Emit, Listing, TokenRef
+from rotator.errors import ConfigError, CredentialRejected, NotFound, OutcomeUnknown, Permanent, Temporary
+from rotator.model import Minted, NewToken, Role, Scope, Token
+from rotator.ports import Clock, Emit, Listing, OwnCredential, TokenRef
 from rotator.providers.astro.failures import Operation
-from rotator.providers.astro.generations import GENERATIONS, PAGE, Collection, NewToken
+from rotator.providers.astro.generations import GENERATIONS, PAGE, Collection
 from rotator.providers.astro.http import AstroHttp, Call, Endpoint, ReadSecret, Result, TransportFactory
 from rotator.providers.astro.limiter import Limiters
 from rotator.providers.astro.listing import whole
@@ -37,7 +38,7 @@ from rotator.providers.astro.wire import (
 )
 from rotator.secret import Secret
 
-__all__ = ["AstroProvider", "AstroSettings", "Endpoint", "NewToken", "Probe", "RawMinted", "ref_of", "with_role"]
+__all__ = ["AstroProvider", "AstroSettings", "Endpoint", "Probe", "RawMinted", "ref_of", "with_role"]
 
 Decode = Callable[[bytes], Result | None]
 DecodePart = Callable[[Collection, bytes], Page[Row] | None]
@@ -84,7 +85,7 @@ class AstroProvider:
 
     Args:
         settings: From the config.
-        credential: Reads our credential anew at each call.
+        credentials: Ours, read anew at each call: the first one works, another only while the first is rejected.
         clock: For pacing and retries.
         emit: Told of every request; must not raise.
         dice: For the spread of retries.
@@ -97,7 +98,7 @@ class AstroProvider:
     def __init__(
         self,
         settings: AstroSettings,
-        credential: ReadSecret,
+        credentials: Sequence[OwnCredential],
         clock: Clock,
         emit: Emit,
         dice: random.Random,
@@ -109,7 +110,8 @@ class AstroProvider:
         self.name = settings.name
         self.organization_id = settings.organization_id
         self._generation = GENERATIONS[settings.api_version]
-        self._credential = credential
+        self._credentials = tuple(credentials)
+        self._working = 0
         self._http = AstroHttp(settings.name, settings.endpoint, clock, emit, dice, transport)
         self._limiters = Limiters({method.upper(): limit for method, limit in settings.rate.items()}, clock)
 
@@ -119,7 +121,7 @@ class AstroProvider:
 
     def get(self, ref: TokenRef) -> Token:
         """See `ports.Provider`."""
-        return self._read(ref, self._credential)
+        return self._read(ref, None)
 
     def rotate(self, ref: TokenRef) -> Minted:
         """See `ports.Provider`."""
@@ -131,10 +133,16 @@ class AstroProvider:
         """See `ports.Provider`."""
         return self._read(ref, lambda: secret)
 
-    def own_token_id(self) -> str:
+    def own_credentials(self) -> Mapping[str, OwnCredential]:
         """See `ports.Provider`."""
-        own = claims(self._credential())
-        return own.token_id if own else ""
+        found = [(claims(own.read()), own) for own in self._credentials]
+        return {said.token_id: own for said, own in found if said is not None and said.token_id}
+
+    def through(self, credential: ReadSecret) -> "AstroProvider":
+        """See `ports.Provider`."""
+        other = copy.copy(self)
+        other._credentials, other._working = (OwnCredential("", credential),), 0
+        return other
 
     def clock_skew(self) -> timedelta | None:
         """See `ports.Provider`."""
@@ -231,7 +239,7 @@ class AstroProvider:
         organization = Listing(frozenset({Scope.ORGANIZATION}))
         part = next(self._generation.collections(self.organization_id, organization))
         page = self._page(part, self._tokens, limit=1)
-        own = claims(self._credential())
+        own = claims(self._credentials[0].read())
         return Probe(
             token_id=own.token_id if own else "",
             expires_at=own.expires_at if own else None,
@@ -269,7 +277,7 @@ class AstroProvider:
     def _tokens(self, part: Collection, body: bytes) -> Page[Token] | None:
         return decode_page(body, self._generation.list_key, part.home, part.scopes)
 
-    def _read(self, ref: TokenRef, credential: ReadSecret) -> Token:
+    def _read(self, ref: TokenRef, credential: ReadSecret | None) -> Token:
         token = self._send(self._reading(ref, partial(decode_token, home=self._home(ref))), credential)
         if token.id != ref.id:
             raise Permanent(f"get {ref.id}: the API answered as another token")
@@ -309,7 +317,19 @@ class AstroProvider:
         return Home(self.organization_id, ref.workspace_id, ref.deployment_id)
 
     def _send(self, call: Call[Result], credential: ReadSecret | None = None) -> Result:
-        return self._http.send(call, credential or self._credential, self._limiters)
+        """Send with the given credential, or with our own: another one where the first was rejected."""
+        if credential is not None:
+            return self._http.send(call, credential, self._limiters)
+        order = [*self._credentials[self._working :], *self._credentials[: self._working]]
+        for own in order[:-1]:
+            try:
+                return self._http.send(call, own.read, self._limiters)
+            except CredentialRejected:
+                if not call.operation.is_repeatable:
+                    raise
+        answer = self._http.send(call, order[-1].read, self._limiters)
+        self._working = self._credentials.index(order[-1])  # what cannot be repeated starts with one that works
+        return answer
 
 
 def ref_of(token: Token) -> TokenRef:

@@ -35,6 +35,12 @@ class WireRole(msgspec.Struct, rename="camel", gc=False):
     deployment_id: str | None = None
 
 
+class WireSubject(msgspec.Struct, rename="camel", gc=False):
+    """BasicSubjectProfile."""
+
+    id: str = ""
+
+
 class WireToken(msgspec.Struct, rename="camel", gc=False):
     """ApiToken; `scope` in v1, `type` in the others. It has no `token`, so that no listing can hold a secret."""
 
@@ -52,6 +58,8 @@ class WireToken(msgspec.Struct, rename="camel", gc=False):
     expiry_period_in_days: int | None = None
     last_rotated_at: Moment | None = None
     last_used_at: Moment | None = None
+    created_by: WireSubject | None = None
+    created_by_id: str | None = None
     roles: list[WireRole] | None = None
 
 
@@ -243,6 +251,7 @@ def to_token(wire: WireToken, scope: Scope, home: Home) -> Token:
         last_used_at=None if wire.last_used_at is None else _utc(wire.last_used_at),
         short_token=wire.short_token or "",
         roles=tuple([_role(r.entity_type, r.entity_id, r.role, r.deployment_id or "") for r in wire.roles or ()]),
+        created_by=wire.created_by_id or (wire.created_by.id if wire.created_by else ""),
     )
 
 

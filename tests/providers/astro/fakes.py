@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 
 from rotator.events import Event
+from rotator.ports import OwnCredential
 from rotator.providers.astro.provider import AstroProvider, AstroSettings, Endpoint
 from rotator.secret import Secret
 
@@ -57,7 +58,7 @@ class Api:
         """Return a provider on this API."""
         return AstroProvider(
             AstroSettings("astro", ORGANIZATION, version, Endpoint("https://api.example.com"), {}),
-            credential or (lambda: Secret("our.own.credential")),
+            [OwnCredential("", credential or (lambda: Secret("our.own.credential")))],
             self.clock,
             self.events.append,
             random.Random(1),

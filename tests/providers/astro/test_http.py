@@ -31,7 +31,7 @@ from rotator.errors import (
     Throttled,
 )
 from rotator.model import Scope
-from rotator.ports import Clock, TokenRef
+from rotator.ports import Clock, OwnCredential, TokenRef
 from rotator.providers.astro.http import ATTEMPTS, AstroHttp
 from rotator.providers.astro.provider import AstroProvider, AstroSettings, Endpoint
 from rotator.secret import Secret
@@ -98,7 +98,7 @@ def test_a_refusal_is_not_tried_again(answer: httpx.Response) -> None:
 @pytest.mark.parametrize("operation", ["rotate", "create", "raw_rotate", "raw_create"])
 def test_what_makes_a_secret_is_sent_once(answer: httpx.Response | Exception, operation: str) -> None:
     """Whatever comes back, or nothing: no second POST."""
-    from rotator.providers.astro.provider import NewToken
+    from rotator.model import NewToken
 
     api = Api(answers(answer))
     argument = REF if "rotate" in operation else NewToken("n", Scope.ORGANIZATION, "R")
@@ -359,7 +359,9 @@ def test_a_version_that_does_not_exist_is_a_config_error() -> None:
     """The message says which there are."""
     settings = AstroSettings("astro", ORGANIZATION, "v2", Endpoint("https://x"), {})
     with pytest.raises(ConfigError, match="v1, v1beta1, v1alpha1"):
-        AstroProvider(settings, lambda: Secret("x"), VirtualClock(), lambda _: None, random.Random())
+        AstroProvider(
+            settings, [OwnCredential("", lambda: Secret("x"))], VirtualClock(), lambda _: None, random.Random()
+        )
 
 
 def network(endpoint: Endpoint, clock: Clock | None = None) -> AstroHttp:
@@ -408,7 +410,11 @@ def server(
 def provider_at(endpoint: Endpoint) -> Iterator[AstroProvider]:
     settings = AstroSettings("astro", ORGANIZATION, "v1", endpoint, {})
     made = AstroProvider(
-        settings, lambda: Secret("our.own.credential"), SystemClock(), lambda _: None, random.Random(1)
+        settings,
+        [OwnCredential("", lambda: Secret("our.own.credential"))],
+        SystemClock(),
+        lambda _: None,
+        random.Random(1),
     )
     try:
         yield made

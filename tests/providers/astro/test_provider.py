@@ -13,9 +13,9 @@ import pytest
 from rotator.clock import SystemClock
 from rotator.errors import CredentialRejected, Forbidden, NotFound, OutcomeUnknown, Permanent, RotatorError, Temporary
 from rotator.events import Event
-from rotator.model import Role, Scope, Token
-from rotator.ports import Clock, Listing, TokenRef
-from rotator.providers.astro.provider import AstroProvider, AstroSettings, Endpoint, NewToken, ref_of, with_role
+from rotator.model import NewToken, Role, Scope, Token
+from rotator.ports import Clock, Listing, OwnCredential, TokenRef
+from rotator.providers.astro.provider import AstroProvider, AstroSettings, Endpoint, ref_of, with_role
 from rotator.sandbox import Fault, Faults, Sandbox, SandboxConfig
 from rotator.secret import Secret
 from tests.providers.astro.fakes import VirtualClock
@@ -39,7 +39,7 @@ def on(
     endpoint = Endpoint(sandbox.url, timedelta(seconds=2))
     settings = AstroSettings("astro", sandbox.organization_id, version, endpoint, rate or {})
     secret = Secret(sandbox.credential if credential is None else credential)
-    return AstroProvider(settings, lambda: secret, clock or VirtualClock(), emit, random.Random(1))
+    return AstroProvider(settings, [OwnCredential("", lambda: secret)], clock or VirtualClock(), emit, random.Random(1))
 
 
 @contextmanager
@@ -211,7 +211,7 @@ def test_a_listing_that_nobody_reads_on_ends() -> None:
         for _ in range(1500):
             next(rows)
         rows.close()  # type: ignore[attr-defined]
-        assert provider.own_token_id() == sandbox.store.owner_id
+        assert list(provider.own_credentials()) == [sandbox.store.owner_id]
         deadline = time.monotonic() + 10
         while any(thread.name.startswith("astro-list") for thread in threading.enumerate()):
             assert time.monotonic() < deadline
@@ -290,10 +290,10 @@ def test_an_id_that_could_change_the_path_is_refused(hostile: str, version: str)
 
 
 def test_our_own_token_is_known_from_its_jwt() -> None:
-    """own_token_id decodes the credential without a call."""
+    """own_credentials decodes the credential without a call."""
     with api() as (sandbox, provider):
-        assert provider.own_token_id() == sandbox.store.owner_id
-        assert on(sandbox, credential="opaque").own_token_id() == ""
+        assert list(provider.own_credentials()) == [sandbox.store.owner_id]
+        assert not on(sandbox, credential="opaque").own_credentials()
         assert not sandbox.requests
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from rotator.clock import SystemClock
 from rotator.errors import RotatorError
-from rotator.model import Scope
-from rotator.ports import TokenRef
-from rotator.providers.astro.provider import AstroProvider, AstroSettings, Endpoint, NewToken
+from rotator.model import NewToken, Scope
+from rotator.ports import OwnCredential, TokenRef
+from rotator.providers.astro.provider import AstroProvider, AstroSettings, Endpoint
 from rotator.secret import Secret
 from tests.providers.astro.fakes import ORGANIZATION, Api, error_json, token_json
 
@@ -157,7 +157,9 @@ def test_the_real_client_shows_no_secret_either(call: str, length: int) -> None:
         thread.start()
         endpoint = Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}", timedelta(seconds=2))
         settings = AstroSettings("astro", ORGANIZATION, "v1", endpoint, {})
-        provider = AstroProvider(settings, lambda: Secret(OURS), SystemClock(), lambda _: None, random.Random(1))
+        provider = AstroProvider(
+            settings, [OwnCredential("", lambda: Secret(OURS))], SystemClock(), lambda _: None, random.Random(1)
+        )
         with pytest.raises(RotatorError) as caught:
             CALLS[call](provider)
         thread.join()

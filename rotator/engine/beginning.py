@@ -1,0 +1,146 @@
+"""From a due token to its first POST: everything that may still say no, in the order that loses nothing.
+
+Preflight of journal, audit, clock and every required place; the lock; a second look at the token; the intent. Until the
+intent is journalled nothing has changed anywhere.
+"""
+
+import uuid
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+from rotator.drift import fights
+from rotator.engine.deciding import refreshed
+from rotator.engine.desk import Desk, Result, ref_of
+from rotator.engine.healing import heal
+from rotator.engine.minting import can_mint
+from rotator.engine.own import renewing
+from rotator.engine.rotation import Attempt
+from rotator.errors import Permanent
+from rotator.events import EventName
+from rotator.model import DeliveryRecord, Heal, Lineage, Outcome, Reason, Rotation, State, Step, Strategy, Token
+from rotator.planning import Candidate
+from rotator.ports import Provider
+
+BY_HAND = frozenset({Reason.REQUESTED, Reason.LEAKED})
+
+
+def begin(desk: Desk, row: Candidate, *, revoke_first: bool = False) -> Result:
+    """Take one due token as far as it goes now.
+
+    Args:
+        desk: The provider and everything else.
+        row: Due, with its places.
+        revoke_first: Rotate although a sink cannot be written: the secret leaked, and ending it comes first.
+
+    Raises:
+        RotatorError: Something before the irreversible step said no; nothing was changed.
+    """
+    if row.decision.heal in (Heal.ADOPT, Heal.REDELIVER):
+        return heal(desk, row)
+    preflight(desk, row, places=not revoke_first)
+    with _through(desk, row) as provider:
+        # The version read here is the lock: if anybody changes the lineage after this, the intent is not written.
+        lineage = desk.lineage(row.token)
+        if row.decision.due is Reason.DRIFTED and fights(lineage, desk.clock.now()):
+            return _quarantined(desk, row, lineage)
+        token = _look_again(desk, row, lineage)
+        if token is None:
+            return left(row, None, "no longer due at the second look")
+        rotation = _intended(desk, row, token, lineage)
+        can_mint(desk, rotation)
+        event = desk.event(EventName.ROTATION_INTENDED, rotation, step=Step.INTEND, message=row.decision.message)
+        shadow = replace(lineage, name=token.name, open_state=State.INTENDED, open_message="")
+        if not desk.journal.open(rotation, shadow, (event,)):
+            return left(row, None, "another process is at it")
+        desk.emit(event)
+        return Attempt(desk, rotation, shadow, provider).drive()
+
+
+def _through(desk: Desk, row: Candidate) -> AbstractContextManager[Provider]:
+    return renewing(desk, row.token.id) if row.own else nullcontext(desk.provider)
+
+
+def preflight(desk: Desk, row: Candidate, *, places: bool = True) -> None:
+    """Show before anything irreversible that it could be finished.
+
+    Raises:
+        RotatorError: It could not.
+    """
+    skew = desk.provider.clock_skew()
+    if skew is not None and abs(skew) > desk.settings.max_clock_skew:
+        raise Permanent(
+            f"the clocks of this machine and of the API differ by {round(abs(skew).total_seconds())} s;"
+            " synchronise the clock (NTP) or raise engine.max_clock_skew"
+        )
+    desk.journal.preflight()
+    for place in row.places if places else ():
+        if place.required:
+            desk.preflight(place)
+
+
+def _look_again(desk: Desk, row: Candidate, lineage: Lineage) -> Token | None:
+    """Return the token as it is now if it is the same one and still due."""
+    planned = row.token
+    token = desk.provider.get(ref_of(planned))
+    if (token.name, token.scope, token.organization_id) != (planned.name, planned.scope, planned.organization_id):
+        raise Permanent("its name, scope or organization changed between plan and rotation; it is planned anew")
+    if lineage.open_state is not None:
+        return None
+    if row.decision.due in BY_HAND:
+        return token
+    return token if refreshed(desk, row, token, lineage).due is not None else None
+
+
+def _intended(desk: Desk, row: Candidate, token: Token, lineage: Lineage) -> Rotation:
+    overlaps = row.strategy is Strategy.OVERLAP
+    return Rotation(
+        id=uuid.uuid4().hex,
+        provider=desk.provider.name,
+        lineage=lineage.id,
+        token_id=token.id,
+        policy=row.policy.name,
+        reason=row.decision.due or Reason.REQUESTED,
+        state=State.INTENDED,
+        name=token.name,
+        scope=token.scope,
+        organization_id=token.organization_id,
+        observed=token.generation,
+        opened_at=desk.clock.now(),
+        deliveries=tuple(DeliveryRecord(place) for place in row.places),
+        workspace_id=token.workspace_id,
+        deployment_id=token.deployment_id,
+        strategy=row.strategy,
+        roles=token.roles,
+        description=token.description,
+        life=token.life,
+        ending=row.policy.ending if overlaps and row.policy.strategy is Strategy.OVERLAP else None,
+        own=row.own,
+        end_at_before=token.end_at,
+        posts=1,
+    )
+
+
+def _quarantined(desk: Desk, row: Candidate, lineage: Lineage) -> Result:
+    why = f"it drifted again within a week of being rotated for it, so somebody fights us: {row.decision.message}"
+    event = desk.about(
+        EventName.TOKEN_QUARANTINED, row.token, row.policy.name, message=why, outcome=Outcome.QUARANTINED
+    )
+    desk.remember(replace(lineage, quarantined_at=desk.clock.now(), quarantine_reason=why), event)
+    return left(row, Outcome.QUARANTINED, why)
+
+
+def left(row: Candidate, outcome: Outcome | None, message: str, *, credential_dead: bool = False) -> Result:
+    """Return the result for a token that was not rotated."""
+    token = row.token
+    return Result(
+        token.id,
+        token.name,
+        str(token.scope),
+        row.policy.name,
+        row.decision.due or Reason.REQUESTED,
+        outcome,
+        message,
+        strategy=row.strategy,
+        locations=tuple(f"{place.sink}:{place.location}" for place in row.places),
+        credential_dead=credential_dead,
+    )

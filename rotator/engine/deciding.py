@@ -1,0 +1,169 @@
+"""Deciding what a sweep would do: list, remember, look at the sinks where it is time to, resolve places, brake.
+
+Reads only, but for what a look has learnt, which is journalled where the desk may write.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from rotator.engine.desk import Desk
+from rotator.engine.looking import looked
+from rotator.errors import RotatorError
+from rotator.model import Lineage, Policy, Scope, Skip, Strategy, Token
+from rotator.planning import Candidate, Decision, Known, Plan, Row, guard, place_problem, selects, survey
+from rotator.ports import Listing, OwnCredential
+
+PAGE = 1000
+
+Skipped = Callable[[Row], None]
+
+
+def plan(desk: Desk, policies: Sequence[Policy], accepted: str | None = None, skipped: Skipped | None = None) -> Plan:
+    """Return what a sweep of these policies would do.
+
+    Args:
+        desk: The provider and what is known.
+        policies: Those to sweep; tokens of the desk's other policies are skipped as `other_policy`.
+        accepted: A plan id that lifts the brake.
+        skipped: Told of every token that is left alone.
+
+    Raises:
+        CredentialRejected, Temporary, Permanent: The listing failed.
+    """
+    made = Plan()
+    tell = skipped or (lambda _: None)
+    names = {policy.name for policy in policies}
+    known = known_now(desk)
+    placing = Placing(desk)
+    for rows in surveyed(desk, known):
+        for row in _looked(desk, rows, known):
+            if isinstance(row, tuple):
+                tell(row)
+            elif row.policy.name in names:
+                _sort_in(made, placing.placed(row), tell)
+            elif any(selects(policy, row.token, row.token.id) for policy in policies):
+                tell(skip(row, Skip.OTHER_POLICY, f"the policy {row.policy.name} comes first"))
+            else:
+                tell((row.token, None))
+    return guard(made, accepted)
+
+
+def known_now(desk: Desk) -> Known:
+    """Return what tokens are decided by."""
+    return Known(
+        desk.policies,
+        lambda ids: desk.journal.lineages(desk.provider.name, ids),
+        frozenset(desk.provider.own_credentials()),
+        desk.clock.now(),
+    )
+
+
+def surveyed(desk: Desk, known: Known) -> Iterator[list[tuple[Row, Lineage | None]]]:
+    """Yield the provider's tokens page by page, decided by what is remembered alone; memory stays flat."""
+    tokens = iter(desk.provider.list(listing(desk.policies)))
+    while page := list(itertools.islice(tokens, PAGE)):
+        yield survey(page, known)
+
+
+def listing(policies: Sequence[Policy]) -> Listing:
+    """Return what has to be listed for these policies."""
+    inner = (Scope.WORKSPACE, Scope.DEPLOYMENT)
+    return Listing(
+        scopes=frozenset(scope for policy in policies for scope in policy.select.scopes),
+        workspaces=frozenset(home for policy in policies for home in policy.select.workspaces),
+        deployments=frozenset(home for policy in policies for home in policy.select.deployments),
+        everything=any(
+            Scope.ORGANIZATION in p.select.scopes
+            or (any(scope in p.select.scopes for scope in inner) and not p.select.workspaces)
+            for p in policies
+        ),
+    )
+
+
+def _looked(desk: Desk, rows: Sequence[tuple[Row, Lineage | None]], known: Known) -> Iterator[Row]:
+    owned = []
+    for row, lineage in rows:
+        if isinstance(row, tuple):
+            yield row
+        else:
+            owned.append((row, lineage))
+    yield from looked(desk, owned, known)
+
+
+def _sort_in(made: Plan, row: Candidate, tell: Skipped) -> None:
+    decision = row.decision
+    if decision.skip is not Skip.IN_GRACE:  # a lineage counts once
+        made.selected[row.policy.name] = made.selected.get(row.policy.name, 0) + 1
+    if row.watched:
+        made.orphans.append(row)
+    if row.retiring is not None:
+        made.ending.append(row)
+    if decision.due is not None:
+        made.due.append(row)
+    elif decision.skip is not None:
+        made.skipped[decision.skip] = made.skipped.get(decision.skip, 0) + 1
+        tell(row)
+
+
+class Placing:
+    """Resolves where secrets would go; a place that is unsafe, taken, or moved holds its token back.
+
+    Args:
+        desk: Sinks and journal.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._taken: dict[tuple[str, str], str] = {}
+        self._owns: Mapping[str, OwnCredential] = desk.provider.own_credentials()
+
+    def placed(self, row: Candidate) -> Candidate:
+        """Return the candidate with its places, or skipped with the reason; one that is not due comes back as it is."""
+        if row.decision.due is None or row.open:
+            return row
+        desk, token = self._desk, row.token
+        lineage = desk.lineage(token)
+        try:
+            places = desk.places(row.policy, token, lineage.id)
+        except RotatorError as error:
+            return skip(row, Skip.BAD_PATH, error.message)
+        spots = [claim for place in places for claim in place.claims]
+        owners = {spot: held[1] for spot, held in desk.journal.place_owners(spots).items()}
+        owners |= {spot: self._taken[spot] for spot in spots if spot in self._taken}
+        problem = place_problem(places, lineage, owners, lineage.id)
+        if not problem and len(set(spots)) < len(spots):
+            problem = "two deliveries of the policy write to the same place"
+        if problem:
+            return skip(row, Skip.BAD_PATH, problem)
+        row = replace(row, places=places)
+        row = self._own(row) if row.own else row
+        if row.decision.due is not None:
+            self._taken.update(dict.fromkeys(spots, lineage.id))
+        return row
+
+    def _own(self, row: Candidate) -> Candidate:
+        """Our own credential is renewed only where its reference will read the new value; the only one by overlap."""
+        own = self._owns[row.token.id]
+        if not any(place.required and place.reference == own.reference for place in row.places):
+            why = (
+                "it is the credential rotator itself works with, and no required delivery writes exactly where its"
+                f" reference {own.reference} reads; renew it by hand, or let one do so"
+            )
+            return skip(row, Skip.OWN_CREDENTIAL, f"{why} ({row.decision.due}: {row.decision.message})")
+        only = len(self._owns) == 1
+        return replace(row, strategy=Strategy.OVERLAP if only else row.strategy)
+
+
+def skip(row: Candidate, why: Skip, message: str) -> Candidate:
+    """Return the candidate left alone for this reason."""
+    return replace(row, decision=Decision(None, why, message, row.decision.due_at))
+
+
+def refreshed(desk: Desk, row: Candidate, token: Token, lineage: Lineage) -> Decision:
+    """Return what is decided about a token that was read again, by what is remembered now."""
+    known = replace(known_now(desk), remember=lambda _: {token.id: lineage})
+    found = survey([token], known)[0][0]
+    if isinstance(found, tuple) or found.policy is not row.policy:
+        return Decision(None, Skip.NOT_SELECTED, "no longer selected by this policy")
+    return found.decision

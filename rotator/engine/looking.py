@@ -1,0 +1,199 @@
+"""Looking at the sinks: what do the places of a token hold, and is it alive? Reads only, and one try with each secret.
+
+Only a JWT that names this very token and organization is ever sent to the API. Every such try moves `lastUsedAt`, so it
+is remembered as a probe of ours: it must not pass for a consumer's use.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from rotator.claims import claims
+from rotator.drift import Diagnosis, Seen, Sighting, diagnose, moved_elsewhere, wants_look
+from rotator.engine.desk import Desk, ref_of
+from rotator.engine.proof import Life, Suspect, is_alive
+from rotator.errors import NotFound, RotatorError
+from rotator.events import EventName
+from rotator.model import Held, Lineage, Place, Skip, Token
+from rotator.planning import Candidate, Known, candidate, place_problem
+from rotator.secret import Secret
+
+PROBES = 20  # remembered for each lineage
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen of one token.
+
+    Attributes:
+        found: The secret at each place that could be read, in the order of the sightings; None where there is none.
+        probed_at: When secrets were tried at the API.
+    """
+
+    sightings: tuple[Sighting, ...]
+    found: tuple[Secret | None, ...]
+    probed_at: tuple[datetime, ...]
+
+    @property
+    def live(self) -> Secret | None:
+        """A secret that authenticates, from whichever place holds one."""
+        return next((s for seen, s in zip(self.sightings, self.found, strict=True) if seen.seen is Seen.LIVE), None)
+
+
+def look(desk: Desk, token: Token, lineage: Lineage, places: Sequence[Place]) -> Look:
+    """Return what the required places of a token hold.
+
+    Args:
+        desk: Sinks and provider.
+        token: As the provider shows it now.
+        lineage: What the journal remembers; a new one if nothing.
+        places: Where its secret belongs.
+    """
+    tried: list[tuple[Secret, Sighting]] = []
+    probed: list[datetime] = []
+    rows: list[tuple[Sighting, Secret | None]] = []
+    for place in places:
+        if place.required:
+            rows.append(_sight(desk, token, lineage, place, tried, probed))
+    return Look(tuple(row[0] for row in rows), tuple(row[1] for row in rows), tuple(probed))
+
+
+def _sight(
+    desk: Desk,
+    token: Token,
+    lineage: Lineage,
+    place: Place,
+    tried: list[tuple[Secret, Sighting]],
+    probed: list[datetime],
+) -> tuple[Sighting, Secret | None]:
+    held = _held(desk, place)
+    if isinstance(held, Sighting):
+        return held, None
+    secret = held.secret
+    if secret is None:
+        return Sighting(place, Seen.UNREADABLE, why="the sink cannot be read"), None
+    said = claims(secret)
+    if said is None or said.token_id != token.id or said.organization_id != token.organization_id:
+        return Sighting(place, Seen.FOREIGN), secret
+    is_settled = bool(lineage.fingerprint) and desk.journal.fingerprint(secret) == lineage.fingerprint
+    if is_settled and not moved_elsewhere(token, lineage) and not lineage.stale:
+        return Sighting(place, Seen.LIVE, said.issued_at), secret
+    known = next((sighting for other, sighting in tried if other == secret), None)
+    if known is None:
+        known = _try(desk, Suspect(ref_of(token), secret, lineage.generation if is_settled else None))
+        probed.append(desk.clock.now())
+        tried.append((secret, known))
+    return replace(known, place=place, issued_at=said.issued_at), secret
+
+
+def _held(desk: Desk, place: Place) -> Held | Sighting:
+    try:
+        return desk.read_back(place)
+    except NotFound:
+        return Sighting(place, Seen.MISSING)
+    except RotatorError as error:
+        return Sighting(place, Seen.UNREADABLE, why=error.message)
+
+
+def _try(desk: Desk, suspect: Suspect) -> Sighting:
+    verdict = is_alive(desk, desk.provider, suspect, patience=timedelta())
+    nowhere = Place("", "", {})
+    if verdict.life is Life.ALIVE:
+        return Sighting(nowhere, Seen.LIVE)
+    if verdict.life is Life.DEAD:
+        return Sighting(nowhere, Seen.DEAD)
+    return Sighting(nowhere, Seen.UNREADABLE, why=verdict.message or verdict.life.value)
+
+
+def looked(desk: Desk, rows: Sequence[tuple[Candidate, Lineage | None]], known: Known) -> Iterator[Candidate]:
+    """Yield the candidates of a page, decided anew where the sinks had to be looked at.
+
+    Args:
+        desk: The provider and everything else; what is learnt is journalled if it may write.
+        rows: Candidates with their lineages.
+        known: What they were decided by.
+    """
+    every = desk.settings.drift_check
+    wanted = [
+        at
+        for at, (row, lineage) in enumerate(rows)
+        if _may_look(row) and wants_look(row.token, lineage, known.now, every)
+    ]
+    fresh: dict[int, Candidate] = {}
+    if wanted:
+        with ThreadPoolExecutor(desk.settings.workers, thread_name_prefix="look") as pool:
+            found = pool.map(lambda at: _look_at(desk, *rows[at], known), wanted)
+            fresh = dict(zip(wanted, found, strict=True))
+    for at, (row, _) in enumerate(rows):
+        yield fresh.get(at, row)
+
+
+_LOOKABLE = (None, Skip.NOT_DUE, Skip.PAUSED, Skip.WINDOW, Skip.BLACKOUT, Skip.BACKOFF)
+
+
+def _may_look(row: Candidate) -> bool:
+    is_settled = not row.open and not row.watched and row.retiring is None
+    return is_settled and row.decision.skip in _LOOKABLE
+
+
+def _look_at(desk: Desk, row: Candidate, lineage: Lineage | None, known: Known) -> Candidate:
+    token = row.token
+    lineage = lineage or Lineage(desk.provider.name, token.id, token.id, token.name)
+    try:
+        places = desk.places(row.policy, token, lineage.id)
+    except RotatorError:
+        return row  # it has no safe place: said when it is due
+    if place_problem(places, lineage, {}, lineage.id):
+        return row  # it is to move first
+    seen = look(desk, token, lineage, places)
+    diagnosis = diagnose(token, lineage, seen.sightings, known.now)
+    learnt = learn(desk, token, lineage, places, seen, diagnosis)
+    if desk.writing:
+        _journal(desk, row, lineage, learnt, places if diagnosis.adopted else ())
+    return candidate(token, row.policy, learnt, known)
+
+
+def learn(
+    desk: Desk, token: Token, lineage: Lineage, places: Sequence[Place], seen: Look, diagnosis: Diagnosis
+) -> Lineage:
+    """Return the lineage with what a look told."""
+    issued = [s.issued_at for s in seen.sightings if s.seen is Seen.LIVE and s.issued_at is not None]
+    lineage = replace(
+        lineage,
+        looked_at=desk.clock.now(),
+        drift=diagnosis.drift,
+        issued_at=max(issued, default=lineage.issued_at),
+        probes=(*lineage.probes, *seen.probed_at)[-PROBES:],
+    )
+    return taken_over(desk, token, lineage, places, seen.live) if diagnosis.adopted and seen.live else lineage
+
+
+def taken_over(desk: Desk, token: Token, lineage: Lineage, places: Sequence[Place], secret: Secret) -> Lineage:
+    """Return the lineage as settled with a secret that its sinks hold and that authenticates."""
+    return replace(
+        lineage,
+        name=token.name,
+        settled_at=desk.clock.now(),
+        generation=token.generation,
+        places=tuple((place.sink, place.location) for place in places),
+        fingerprint=desk.journal.fingerprint(secret),
+        mint_id="",
+        stale=False,
+        drift=None,
+    )
+
+
+def _journal(desk: Desk, row: Candidate, before: Lineage, learnt: Lineage, places: Sequence[Place]) -> None:
+    events = []
+    drift = learnt.drift
+    if drift is not None and (
+        before.drift is None or (before.drift.kind, before.drift.heal) != (drift.kind, drift.heal)
+    ):
+        said = f"{drift.kind}: {drift.message}"
+        events.append(desk.about(EventName.DRIFT_FOUND, row.token, row.policy.name, message=said, error=drift.kind))
+    if places:
+        said = "its sinks hold the live secret already: taken over"
+        events.append(desk.about(EventName.SECRET_ADOPTED, row.token, row.policy.name, message=said))
+    claimed = tuple(claim for place in places for claim in place.claims)
+    desk.remember(learnt, *events, claims=claimed)

@@ -1,0 +1,101 @@
+"""The credential that rotator itself works with: renewed last and alone, and never so that none is left that works.
+
+The only one is always renewed by overlap with itself: the old one ends only after its reference yields the new one and
+that authenticates. Of two, each is renewed through the other, one at a time.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from rotator.claims import claims
+from rotator.engine.desk import Desk
+from rotator.errors import CredentialRejected, Forbidden, RotatorError, Temporary
+from rotator.events import Event, EventName
+from rotator.model import Lineage, Rotation, Scope
+from rotator.ports import OwnCredential, Provider, TokenRef
+from rotator.timing import stamp
+
+LOCK = "own credentials"  # held by whoever renews one of them
+LAG = timedelta(minutes=10)  # mounted secrets follow a change this late
+LOUD = timedelta(days=14)  # before the expiry of one that nobody renews
+
+
+@contextmanager
+def renewing(desk: Desk, token_id: str) -> Iterator[Provider]:
+    """Yield what a credential of ours is renewed through, alone in this provider.
+
+    Raises:
+        Temporary: Another one is being renewed, or the other one does not work right now.
+    """
+    with desk.journal.hold(desk.provider.name, LOCK):
+        if any(rotation.own for rotation in desk.journal.open_rotations(desk.provider.name)):
+            raise Temporary("another credential of ours is being renewed; one at a time")
+        other = _other(desk, token_id)
+        if other is None:
+            yield desk.provider
+            return
+        other_id, credential = other
+        provider = desk.provider.through(credential.read)
+        try:
+            provider.authenticate(TokenRef(other_id, Scope.ORGANIZATION), credential.read())
+        except Forbidden:
+            pass  # it lives, though it may not read itself
+        except RotatorError as error:
+            raise Temporary(
+                f"our other credential does not work right now, so this one is kept: {error.message}"
+            ) from None
+        yield provider
+
+
+def recovering(desk: Desk, rotation: Rotation) -> Provider:
+    """Return what an open rotation is recovered through: for our own credential the sealed value comes first."""
+    if not rotation.own:
+        return desk.provider
+    if rotation.state.holds_secret:
+        try:
+            sealed = desk.journal.secret(rotation)
+        except RotatorError:
+            return desk.provider  # it cannot be opened: named where it is needed
+        return desk.provider.through(lambda: sealed)
+    other = _other(desk, rotation.token_id)
+    return desk.provider if other is None else desk.provider.through(other[1].read)
+
+
+def explained(desk: Desk, error: CredentialRejected) -> RotatorError:
+    """Return what a rejected credential means: while one is being replaced, wait, for mounted secrets lag."""
+    now = desk.clock.now()
+    if any(rotation.own for rotation in desk.journal.open_rotations(desk.provider.name)):
+        return Temporary("our own credential is being renewed and is not accepted yet; run again in a few minutes")
+    settled = [lineage.settled_at for lineage in _lineages(desk) if lineage.settled_at is not None]
+    if any(now - moment < LAG for moment in settled):
+        return Temporary(
+            "our own credential was renewed minutes ago and is not mounted yet; run again in a few minutes"
+        )
+    return error
+
+
+def expiring(desk: Desk) -> Iterator[Event]:
+    """Yield a warning for each credential of ours that is close to its expiry."""
+    now = desk.clock.now()
+    for token_id, own in desk.provider.own_credentials().items():
+        said = claims(own.read())
+        if said is None or said.expires_at is None or said.expires_at - now > LOUD:
+            continue
+        yield Event(
+            name=EventName.CREDENTIAL_EXPIRING,
+            at=now,
+            provider=desk.provider.name,
+            token_id=token_id,
+            message=f"the credential {own.reference} that rotator works with expires {stamp(said.expires_at)}",
+        )
+
+
+def _other(desk: Desk, token_id: str) -> tuple[str, OwnCredential] | None:
+    found = desk.provider.own_credentials().items()
+    return next(((other, own) for other, own in found if other != token_id), None)
+
+
+def _lineages(desk: Desk) -> list[Lineage]:
+    ids = list(desk.provider.own_credentials())
+    return list(desk.journal.lineages(desk.provider.name, ids).values())

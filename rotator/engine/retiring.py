@@ -1,0 +1,145 @@
+"""Ending the old member of a lineage after its grace: the last irreversible step of an overlap, on proof only.
+
+Immediately before the delete the new secret authenticates and every required sink reads back to it; otherwise the old
+one lives on, and the reason is named. Under `when_unused` it also has to have been idle, and the new one used by
+somebody else than us.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from rotator.drift import Seen
+from rotator.engine.desk import Desk, Result, ref_of
+from rotator.engine.looking import PROBES, Look, look
+from rotator.engine.minting import delete_orphan
+from rotator.errors import NotFound, Permanent, Temporary
+from rotator.events import EventName
+from rotator.marker import marker_in
+from rotator.model import Lineage, Outcome, Place, Reason, Retiring, Step, Strategy, Token
+from rotator.planning import Candidate
+from rotator.ports import Provider, Write
+
+OURS = timedelta(minutes=5)  # a use within this of a probe of ours was ours
+
+
+def end(desk: Desk, lineage: Lineage, old: Retiring, places: Sequence[Place], *, at_once: bool = False) -> Result:
+    """End one old member if it may be ended now.
+
+    Args:
+        desk: The provider and everything else.
+        lineage: As the journal remembers it now.
+        old: The member, its grace over.
+        places: Where the secret of the lineage belongs.
+        at_once: Whether it is ended although it may be in use: it leaked.
+
+    Raises:
+        RotatorError: It could not be ended now; repeating is safe.
+    """
+    provider = desk.provider
+    token = _named(provider, old)
+    if token is None:
+        return _ended(desk, lineage, old, "it was gone already")
+    current = provider.get(replace(ref_of(old), id=lineage.token_id))
+    obstacle = "" if at_once else _in_use(old, token, current, lineage, desk.clock.now())
+    if not obstacle:
+        seen = look(desk, current, replace(lineage, fingerprint=""), places)  # tried at the API, whatever we remember
+        lineage = replace(lineage, probes=(*lineage.probes, *seen.probed_at)[-PROBES:])
+        obstacle = _unproven(seen)
+    if obstacle:
+        return _delayed(desk, lineage, old, token, obstacle)
+    said = f"replaced by {lineage.token_id}, which every required sink holds and which authenticates"
+    intent = desk.about(EventName.RETIREMENT_INTENDED, token, old.policy, message=said, step=Step.RETIRE)
+    desk.journal.write(Write(events=(intent,), must_audit=True))
+    desk.emit(intent)
+    with suppress(NotFound):
+        provider.delete(ref_of(old))
+    return _ended(desk, lineage, old, said)
+
+
+def _named(provider: Provider, old: Retiring) -> Token | None:
+    """Return the old token; None if it is gone already."""
+    try:
+        token = provider.get(ref_of(old))
+    except NotFound:
+        return None
+    if (token.name, token.scope) != (old.name, old.scope):
+        raise Permanent(f"{old.token_id} has another name or scope than when it was replaced; end it by hand")
+    return token
+
+
+def _in_use(old: Retiring, token: Token, current: Token, lineage: Lineage, now: datetime) -> str:
+    """Return why the old member may still be needed, empty if it is not."""
+    if not old.ending.only_unused:
+        return ""
+    used = token.last_used_at
+    if used is not None and now - used < old.ending.idle:
+        return f"somebody used the old secret at {used:%Y-%m-%d %H:%M} UTC"
+    new_use = current.last_used_at
+    if new_use is None or any(abs(new_use - probe) < OURS for probe in lineage.probes):
+        return "nobody but us has used the new secret yet"
+    return ""
+
+
+def _unproven(seen: Look) -> str:
+    wrong = [sighting for sighting in seen.sightings if sighting.seen is not Seen.LIVE]
+    if wrong:
+        where = f"{wrong[0].place.sink}:{wrong[0].place.location}"
+        return f"{where} holds {wrong[0].seen.value} {wrong[0].why}".rstrip()
+    return "" if seen.sightings else "no required sink holds the new secret"
+
+
+def _delayed(desk: Desk, lineage: Lineage, old: Retiring, token: Token, why: str) -> Result:
+    is_news = why != old.message
+    event = desk.about(EventName.RETIREMENT_DELAYED, token, old.policy, message=why, step=Step.RETIRE)
+    noted = tuple(replace(other, message=why) if other is old else other for other in lineage.retiring)
+    desk.remember(replace(lineage, retiring=noted), *((event,) if is_news else ()))
+    return _result(old, None, f"{old.token_id} lives on: {why}")
+
+
+def _ended(desk: Desk, lineage: Lineage, old: Retiring, why: str) -> Result:
+    left = tuple(other for other in lineage.retiring if other is not old)
+    event = desk.about(EventName.TOKEN_RETIRED, old, old.policy, message=why, step=Step.RETIRE)
+    if not desk.remember(replace(lineage, retiring=left), event):
+        raise Temporary(f"{old.token_id} was ended, but the lineage changed meanwhile; it is noted in the next sweep")
+    return _result(old, Outcome.SETTLED, f"{old.token_id} ended: {why}", retired=True)
+
+
+def _result(old: Retiring, outcome: Outcome | None, message: str, *, retired: bool = False) -> Result:
+    return Result(
+        old.token_id,
+        old.name,
+        str(old.scope),
+        old.policy,
+        Reason.UNSETTLED,
+        outcome,
+        message,
+        old.rotation_id,
+        strategy=Strategy.OVERLAP,
+        retired=retired,
+    )
+
+
+def end_candidate(desk: Desk, row: Candidate) -> Result | None:
+    """End the old member that a plan found due."""
+    lineage = desk.lineage(row.token)
+    old = next((old for old in lineage.retiring if old.token_id == row.token.id), None)
+    if old is None or lineage.open_state is not None:
+        return None
+    with desk.journal.hold(desk.provider.name, lineage.id):
+        return end(desk, lineage, old, desk.places(row.policy, row.token, lineage.id))
+
+
+def end_orphan(desk: Desk, row: Candidate) -> None:
+    """Delete a twin that an unanswered create left behind, if the proof is whole.
+
+    Raises:
+        RotatorError: It could not be deleted now.
+    """
+    marker = marker_in(row.token.description)
+    root = marker.lineage if marker is not None else ""
+    lineage = desk.journal.lineages(desk.provider.name, [root]).get(root)
+    for watch in lineage.watches if lineage is not None else ():
+        if marker is not None and watch.post_id == marker.post_id:
+            delete_orphan(desk, desk.provider, row.token, watch.intended_at, row.policy.name)
