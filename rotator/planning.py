@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import lru_cache
+from zoneinfo import ZoneInfo
 
 from rotator.model import Lineage, Place, Policy, Reason, Scope, Select, Share, Skip, State, Token
+from rotator.schedule import next_allowed
 from rotator.timing import spoken, stamp
 
 PERCENT_BRAKE_FROM = 20  # below this many selected tokens a percentage says nothing
@@ -130,12 +133,49 @@ def decide(token: Token, policy: Policy, lineage: Lineage | None, now: datetime)
         return Decision(None, Skip.PAUSED, _paused(token, policy), due_at)
     if reason is None:
         return Decision(None, Skip.NOT_DUE, message, due_at)
+    if reason in _WAITS_FOR_WINDOWS:
+        held = _held_back(token, policy, lineage, now)
+        if held is not None:
+            return Decision(None, held[0], f"{message}; {held[1]}", due_at)
     if lineage is not None and lineage.retry_at is not None and now < lineage.retry_at and reason not in _URGENT:
         return Decision(None, Skip.BACKOFF, f"failed {lineage.failures} times, again {stamp(lineage.retry_at)}", due_at)
     return Decision(reason, None, message, due_at)
 
 
 _URGENT = frozenset({Reason.EXPIRED, Reason.EMERGENCY})
+_WAITS_FOR_WINDOWS = frozenset({Reason.BEFORE_EXPIRY, Reason.MAX_AGE})  # others: consumers are or will be cut off
+
+
+def _held_back(token: Token, policy: Policy, lineage: Lineage | None, now: datetime) -> tuple[Skip, str] | None:
+    """Return whether windows or blackouts hold a due token back, and until when."""
+    if policy.windows is not None and not policy.windows.contains(now):
+        skip, said = Skip.WINDOW, "outside its windows"
+    elif policy.blackouts is not None and policy.blackouts.contains(now):
+        skip, said = Skip.BLACKOUT, "in a blackout"
+    else:
+        return None
+    opens = opens_at(policy.windows, policy.blackouts, now)
+    if opens is None:
+        until = "and NO MOMENT AHEAD is inside the windows and outside the blackouts"
+    else:
+        local = opens.astimezone(ZoneInfo(policy.timezone)).isoformat(timespec="minutes")
+        until = f"next open {local} in {policy.timezone} ({stamp(opens)})"
+    loud = ""
+    if token.end_at is not None and (opens is None or token.end_at < opens):
+        urgent = urgent_at(token, policy, lineage)
+        goes = f"; from {stamp(urgent)} on it goes nevertheless" if urgent else ""
+        loud = f"; it EXPIRES BEFORE THAT, {stamp(token.end_at)}{goes}"
+    return skip, f"{said}, {until}{loud}"
+
+
+def urgent_at(token: Token, policy: Policy, lineage: Lineage | None) -> datetime | None:
+    """Return from when on windows, blackouts and backoff no longer hold the token back; None if never."""
+    moments = [at for reason, at, _ in _due_moments(token, policy, lineage) if reason in _URGENT]
+    return max(min(moments), _not_before(token, policy, lineage)) if moments else None
+
+
+# A plan asks this for every token that waits, and of one policy they all wait for the same moment.
+opens_at = lru_cache(maxsize=256)(next_allowed)
 
 
 def _paused(token: Token, policy: Policy) -> str:
@@ -153,16 +193,17 @@ def _first_due(
     if lineage is not None and lineage.stale:
         return Reason.UNSETTLED, now, "its sinks hold a secret that somebody else has superseded"
     moments = _due_moments(token, policy, lineage)
-    not_before = born(token, lineage) + min_interval(token, policy) - CLOCK_TOLERANCE
+    not_before = _not_before(token, policy, lineage)
     holding = [(reason, at, said) for reason, at, said in moments if at <= now]
     if holding and now >= not_before:
         return holding[0]
     if not moments:
-        return None, None, _never(token, policy, lineage)
+        return None, None, _never(token, policy, lineage) + _unused(token, policy, now)
     first = min(moments, key=lambda row: row[1])
     due_at = max(first[1], not_before)
     held = f"; held back by min_interval until {stamp(not_before)}" if holding else ""
-    return None, due_at, f"due {stamp(due_at)} ({first[0]}){held}{_unusable(token, policy)}"
+    said = f"due {stamp(due_at)} ({first[0]}){held}{_unusable(token, policy)}{_unused(token, policy, now)}"
+    return None, due_at, said
 
 
 def born(token: Token, lineage: Lineage | None) -> datetime:
@@ -178,6 +219,10 @@ def born(token: Token, lineage: Lineage | None) -> datetime:
 def min_interval(token: Token, policy: Policy) -> timedelta:
     """Return the shortest time between two rotations for age or expiry: no loops, whatever the API says."""
     return min(policy.when.min_interval, token.life / 2) if token.life else policy.when.min_interval
+
+
+def _not_before(token: Token, policy: Policy, lineage: Lineage | None) -> datetime:
+    return born(token, lineage) + min_interval(token, policy) - CLOCK_TOLERANCE
 
 
 def _due_moments(token: Token, policy: Policy, lineage: Lineage | None) -> list[tuple[Reason, datetime, str]]:
@@ -215,6 +260,14 @@ def _unusable(token: Token, policy: Policy) -> str:
         f"; before_expiry {spoken(ahead)} is not shorter than its life of {spoken(token.life)}, so it is ignored here:"
         ' use a percentage such as "20%"'
     )
+
+
+def _unused(token: Token, policy: Policy, now: datetime) -> str:
+    """Say that nobody uses the token; a report only, for nobody is served by a new secret of it."""
+    since = token.last_used_at or token.created_at
+    if policy.when.unused_for is None or now - since < policy.when.unused_for:
+        return ""
+    return f"; UNUSED since {stamp(since)}" if token.last_used_at else f"; NEVER USED since {stamp(since)}"
 
 
 def _never(token: Token, policy: Policy, lineage: Lineage | None) -> str:
