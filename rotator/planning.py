@@ -13,7 +13,7 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from rotator.model import Lineage, Place, Policy, Reason, Scope, Select, Share, Skip, State, Token
-from rotator.schedule import next_allowed
+from rotator.schedule import longest_gap, next_allowed
 from rotator.timing import spoken, stamp
 
 PERCENT_BRAKE_FROM = 20  # below this many selected tokens a percentage says nothing
@@ -133,27 +133,25 @@ def decide(token: Token, policy: Policy, lineage: Lineage | None, now: datetime)
         return Decision(None, Skip.PAUSED, _paused(token, policy), due_at)
     if reason is None:
         return Decision(None, Skip.NOT_DUE, message, due_at)
-    if reason in _WAITS_FOR_WINDOWS:
+    if reason in WAIT_FOR_WINDOWS:
         held = _held_back(token, policy, lineage, now)
         if held is not None:
             return Decision(None, held[0], f"{message}; {held[1]}", due_at)
-    if lineage is not None and lineage.retry_at is not None and now < lineage.retry_at and reason not in _URGENT:
+    if lineage is not None and lineage.retry_at is not None and now < lineage.retry_at and reason not in URGENT:
         return Decision(None, Skip.BACKOFF, f"failed {lineage.failures} times, again {stamp(lineage.retry_at)}", due_at)
     return Decision(reason, None, message, due_at)
 
 
-_URGENT = frozenset({Reason.EXPIRED, Reason.EMERGENCY})
-_WAITS_FOR_WINDOWS = frozenset({Reason.BEFORE_EXPIRY, Reason.MAX_AGE})  # others: consumers are or will be cut off
+URGENT = frozenset({Reason.EXPIRED, Reason.EMERGENCY})
+WAIT_FOR_WINDOWS = frozenset({Reason.BEFORE_EXPIRY, Reason.MAX_AGE})  # others: consumers are or will be cut off
 
 
 def _held_back(token: Token, policy: Policy, lineage: Lineage | None, now: datetime) -> tuple[Skip, str] | None:
     """Return whether windows or blackouts hold a due token back, and until when."""
-    if policy.windows is not None and not policy.windows.contains(now):
-        skip, said = Skip.WINDOW, "outside its windows"
-    elif policy.blackouts is not None and policy.blackouts.contains(now):
-        skip, said = Skip.BLACKOUT, "in a blackout"
-    else:
+    if allowed(policy, now):
         return None
+    inside = policy.windows is None or policy.windows.contains(now)
+    skip, said = (Skip.BLACKOUT, "in a blackout") if inside else (Skip.WINDOW, "outside its windows")
     opens = opens_at(policy.windows, policy.blackouts, now)
     if opens is None:
         until = "and NO MOMENT AHEAD is inside the windows and outside the blackouts"
@@ -170,8 +168,13 @@ def _held_back(token: Token, policy: Policy, lineage: Lineage | None, now: datet
 
 def urgent_at(token: Token, policy: Policy, lineage: Lineage | None) -> datetime | None:
     """Return from when on windows, blackouts and backoff no longer hold the token back; None if never."""
-    moments = [at for reason, at, _ in _due_moments(token, policy, lineage) if reason in _URGENT]
+    moments = [at for reason, at, _ in _due_moments(token, policy, lineage) if reason in URGENT]
     return max(min(moments), _not_before(token, policy, lineage)) if moments else None
+
+
+def allowed(policy: Policy, moment: datetime) -> bool:
+    """Whether a moment lies inside the policy's windows and outside its blackouts."""
+    return opens_at(policy.windows, policy.blackouts, moment) == moment
 
 
 # A plan asks this for every token that waits, and of one policy they all wait for the same moment.
@@ -284,6 +287,23 @@ def _dice(token: Token) -> float:
     return int.from_bytes(hashlib.sha256(seed).digest()[:8]) / 2**64
 
 
+def gap_warnings(policy: Policy, start: datetime, end: datetime) -> list[str]:
+    """Return what is wrong with the rhythm of a policy: sweeps inside its windows that are too far apart.
+
+    Args:
+        policy: Its windows and blackouts bound when a sweep may rotate.
+        start: UTC; likewise `end`. A year shows what weekdays, seasons and dated blackouts do.
+    """
+    gap = longest_gap(policy.schedule, policy.windows, policy.blackouts, start, end)
+    limits = {"before_expiry": policy.when.before_expiry, "emergency": policy.when.emergency}
+    return [
+        f"the longest time between two sweeps that may rotate is {spoken(gap.length)} (from {stamp(gap.start)} to"
+        f" {stamp(gap.end)}), longer than {name}, {spoken(limit)}; widen the windows or sweep more often"
+        for name, limit in limits.items()
+        if isinstance(limit, timedelta) and gap.length > limit
+    ]
+
+
 def survey(
     tokens: Iterable[Sequence[Token]],
     policies: Sequence[Policy],
@@ -336,7 +356,7 @@ def guard(plan: Plan, accepted: str | None) -> Plan:
         if len(mine) <= limit or plan.id in (accepted or "").split("-"):
             plan.admitted.extend(mine)
             continue
-        urgent = [c for c in mine if c.decision.due in _URGENT][: policy.brake.max_rotations]
+        urgent = [c for c in mine if c.decision.due in URGENT][: policy.brake.max_rotations]
         plan.admitted.extend(urgent)
         also = f"; {len(urgent)} that cannot wait go nevertheless" if urgent else ""
         said = f"{len(mine)} of {plan.selected.get(policy.name, 0)} tokens are due, {arithmetic}{also}"
@@ -346,7 +366,7 @@ def guard(plan: Plan, accepted: str | None) -> Plan:
 
 def _urgency(candidate: Candidate) -> tuple[int, float]:
     end = candidate.token.end_at
-    rank = 0 if candidate.decision.due in _URGENT else 1
+    rank = 0 if candidate.decision.due in URGENT else 1
     return rank, end.timestamp() if end else float("inf")
 
 

@@ -25,7 +25,7 @@ from rotator.model import (
     Token,
     When,
 )
-from rotator.planning import Candidate, Plan, decide, guard, owner, place_problem, selects, token_state
+from rotator.planning import Candidate, Plan, decide, gap_warnings, guard, owner, place_problem, selects, token_state
 from rotator.schedule import Windows, parse_zone
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -190,6 +190,22 @@ def test_unused_tokens_are_reported_and_never_rotated_for_it(shown: Token, said:
     assert found.skip is Skip.NOT_DUE
     assert said in found.message
     assert bool(said) is ("USED" in found.message)
+
+
+@pytest.mark.parametrize(
+    ("rules", "named"),
+    [
+        (policy(before_expiry=14 * DAY), []),
+        (timed(policy(before_expiry=14 * DAY), ["mon-fri 02:00-05:00"]), ["emergency"]),
+        (timed(policy(before_expiry=14 * DAY), [], ["2026-12-20..2027-01-06"]), ["before_expiry", "emergency"]),
+        (timed(policy(before_expiry=Share(0.2)), ["02:00-05:00"]), []),
+        (timed(policy(), ["02:00-02:30"], ["00:00-03:00"]), ["emergency"]),
+    ],
+)
+def test_a_rhythm_slower_than_a_margin_is_warned_of(rules: Policy, named: list[str]) -> None:
+    """The longest time between sweeps that may rotate is compared with emergency and with a duration before_expiry."""
+    said = gap_warnings(rules, NOW, NOW + 365 * DAY)
+    assert [row.split("longer than ")[1].split(",")[0] for row in said] == named
 
 
 @given(st.integers(0, 10**9), st.floats(0, 0.5))

@@ -103,6 +103,13 @@ def decisions(desk: Desk) -> Iterator[Candidate | tuple[Token, None]]:
     )
 
 
+def remembered(desk: Desk) -> Iterator[tuple[Token, Lineage | None]]:
+    """Yield every token of the provider with what the journal knows of it, memory flat."""
+    for page in _pages(desk.provider.list(listing(desk.policies))):
+        known = desk.journal.lineages(desk.provider.name, [token.id for token in page])
+        yield from ((token, known.get(token.id)) for token in page)
+
+
 def listing(policies: Sequence[Policy]) -> Listing:
     """Return what has to be listed for these policies."""
     inner = (Scope.WORKSPACE, Scope.DEPLOYMENT)
