@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import lru_cache
+from zoneinfo import ZoneInfo
 
 from rotator.drift import moved_elsewhere
 from rotator.marker import marker_in
@@ -27,6 +29,7 @@ from rotator.model import (
     Strategy,
     Token,
 )
+from rotator.schedule import longest_gap, next_allowed
 from rotator.timing import spoken, stamp
 
 PERCENT_BRAKE_FROM = 20  # below this many selected tokens a percentage says nothing
@@ -179,7 +182,11 @@ def decide(token: Token, policy: Policy, lineage: Lineage | None, now: datetime)
         return Decision(None, Skip.PAUSED, _paused(token, policy), due_at)
     if reason is None:
         return Decision(None, Skip.NOT_DUE, message, due_at)
-    if _backs_off(policy, lineage, now) and reason not in _URGENT:
+    if reason in WAIT_FOR_WINDOWS or _may_wait(reason, lineage):
+        closed = _held_back(token, policy, lineage, now)
+        if closed is not None:
+            return Decision(None, closed[0], f"{message}; {closed[1]}", due_at)
+    if _backs_off(policy, lineage, now) and reason not in URGENT:
         until, count = (lineage.retry_at, lineage.failures) if lineage else (None, 0)
         return Decision(None, Skip.BACKOFF, f"failed {count} times, again {stamp(until or now)}", due_at)
     return Decision(reason, None, message, due_at, heal)
@@ -214,7 +221,49 @@ def _backs_off(policy: Policy, lineage: Lineage | None, now: datetime) -> bool:
     return lineage.retry_under == policy.digest  # a changed policy may be what was missing
 
 
-_URGENT = frozenset({Reason.EXPIRED, Reason.EMERGENCY})
+def _may_wait(reason: Reason, lineage: Lineage | None) -> bool:
+    """Whether consumers may still work although a sink has drifted: then even a drift waits for its window."""
+    drift = lineage.drift if lineage is not None else None
+    return reason is Reason.DRIFTED and drift is not None and not drift.proven_dead
+
+
+URGENT = frozenset({Reason.EXPIRED, Reason.EMERGENCY})
+WAIT_FOR_WINDOWS = frozenset({Reason.BEFORE_EXPIRY, Reason.MAX_AGE})  # others: consumers are or will be cut off
+
+
+def _held_back(token: Token, policy: Policy, lineage: Lineage | None, now: datetime) -> tuple[Skip, str] | None:
+    """Return whether windows or blackouts hold a due token back, and until when."""
+    if allowed(policy, now):
+        return None
+    inside = policy.windows is None or policy.windows.contains(now)
+    skip, said = (Skip.BLACKOUT, "in a blackout") if inside else (Skip.WINDOW, "outside its windows")
+    opens = opens_at(policy.windows, policy.blackouts, now)
+    if opens is None:
+        until = "and NO MOMENT AHEAD is inside the windows and outside the blackouts"
+    else:
+        local = opens.astimezone(ZoneInfo(policy.timezone)).isoformat(timespec="minutes")
+        until = f"next open {local} in {policy.timezone} ({stamp(opens)})"
+    loud = ""
+    if token.end_at is not None and (opens is None or token.end_at < opens):
+        urgent = urgent_at(token, policy, lineage)
+        goes = f"; from {stamp(urgent)} on it goes nevertheless" if urgent else ""
+        loud = f"; it EXPIRES BEFORE THAT, {stamp(token.end_at)}{goes}"
+    return skip, f"{said}, {until}{loud}"
+
+
+def urgent_at(token: Token, policy: Policy, lineage: Lineage | None) -> datetime | None:
+    """Return from when on windows, blackouts and backoff no longer hold the token back; None if never."""
+    moments = [at for reason, at, _ in _due_moments(token, policy, lineage) if reason in URGENT]
+    return max(min(moments), _not_before(token, policy, lineage)) if moments else None
+
+
+def allowed(policy: Policy, moment: datetime) -> bool:
+    """Whether a moment lies inside the policy's windows and outside its blackouts."""
+    return opens_at(policy.windows, policy.blackouts, moment) == moment
+
+
+# A plan asks this for every token that waits, and of one policy they all wait for the same moment.
+opens_at = lru_cache(maxsize=256)(next_allowed)
 
 
 def _paused(token: Token, policy: Policy) -> str:
@@ -235,23 +284,25 @@ def _first_due(
     if drift is not None and drift.heal is Heal.ROTATE and policy.on_drift != "alert":
         return Reason.DRIFTED, now, drift.message
     moments = _due_moments(token, policy, lineage)
-    not_before = born(token, lineage) + min_interval(token, policy) - CLOCK_TOLERANCE
+    not_before = _not_before(token, policy, lineage)
     holding = [(reason, at, said) for reason, at, said in moments if at <= now]
     if holding and now >= not_before:
         return holding[0]
     if not moments:
-        return None, None, _never(token, policy, lineage) + _suspicion(token, lineage)
+        return None, None, _never(token, policy, lineage) + _remarks(token, policy, lineage, now)
     first = min(moments, key=lambda row: row[1])
     due_at = max(first[1], not_before)
     held = f"; held back by min_interval until {stamp(not_before)}" if holding else ""
-    said = f"due {stamp(due_at)} ({first[0]}){held}{_unusable(token, policy)}{_suspicion(token, lineage)}"
+    said = f"due {stamp(due_at)} ({first[0]}){held}{_unusable(token, policy)}{_remarks(token, policy, lineage, now)}"
     return None, due_at, said
 
 
-def _suspicion(token: Token, lineage: Lineage | None) -> str:
+def _remarks(token: Token, policy: Policy, lineage: Lineage | None, now: datetime) -> str:
     if lineage is not None and lineage.drift is not None:
         return f"; drift: {lineage.drift.message}"
-    return "; somebody else rotated it: the next sweep looks at its sinks" if moved_elsewhere(token, lineage) else ""
+    if moved_elsewhere(token, lineage):
+        return "; somebody else rotated it: the next sweep looks at its sinks"
+    return _unused(token, policy, now)
 
 
 def born(token: Token, lineage: Lineage | None) -> datetime:
@@ -267,6 +318,10 @@ def born(token: Token, lineage: Lineage | None) -> datetime:
 def min_interval(token: Token, policy: Policy) -> timedelta:
     """Return the shortest time between two rotations for age or expiry: no loops, whatever the API says."""
     return min(policy.when.min_interval, token.life / 2) if token.life else policy.when.min_interval
+
+
+def _not_before(token: Token, policy: Policy, lineage: Lineage | None) -> datetime:
+    return born(token, lineage) + min_interval(token, policy) - CLOCK_TOLERANCE
 
 
 def _due_moments(token: Token, policy: Policy, lineage: Lineage | None) -> list[tuple[Reason, datetime, str]]:
@@ -306,6 +361,14 @@ def _unusable(token: Token, policy: Policy) -> str:
     )
 
 
+def _unused(token: Token, policy: Policy, now: datetime) -> str:
+    """Say that nobody uses the token; a report only, for nobody is served by a new secret of it."""
+    since = token.last_used_at or token.created_at
+    if policy.when.unused_for is None or now - since < policy.when.unused_for:
+        return ""
+    return f"; UNUSED since {stamp(since)}" if token.last_used_at else f"; NEVER USED since {stamp(since)}"
+
+
 def _never(token: Token, policy: Policy, lineage: Lineage | None) -> str:
     if lineage is not None and lineage.expiry_fixed:
         return "rotating it does not move its expiry, and no max_age is set"
@@ -318,6 +381,23 @@ def _dice(token: Token) -> float:
     """A number in [0, 1) that is the same on every replica and run, and new with each generation."""
     seed = f"{token.id} {stamp(token.generation.moment)}".encode()
     return int.from_bytes(hashlib.sha256(seed).digest()[:8]) / 2**64
+
+
+def gap_warnings(policy: Policy, start: datetime, end: datetime) -> list[str]:
+    """Return what is wrong with the rhythm of a policy: sweeps inside its windows that are too far apart.
+
+    Args:
+        policy: Its windows and blackouts bound when a sweep may rotate.
+        start: UTC; likewise `end`. A year shows what weekdays, seasons and dated blackouts do.
+    """
+    gap = longest_gap(policy.schedule, policy.windows, policy.blackouts, start, end)
+    limits = {"before_expiry": policy.when.before_expiry, "emergency": policy.when.emergency}
+    return [
+        f"the longest time between two sweeps that may rotate is {spoken(gap.length)} (from {stamp(gap.start)} to"
+        f" {stamp(gap.end)}), longer than {name}, {spoken(limit)}; widen the windows or sweep more often"
+        for name, limit in limits.items()
+        if isinstance(limit, timedelta) and gap.length > limit
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,7 +476,7 @@ def guard(plan: Plan, accepted: str | None) -> Plan:
             plan.admitted.extend(minting)
             plan.endable.extend(ending)
             continue
-        urgent = [c for c in minting if c.decision.due in _URGENT][: policy.brake.max_rotations]
+        urgent = [c for c in minting if c.decision.due in URGENT][: policy.brake.max_rotations]
         plan.admitted.extend(urgent)
         also = f"; {len(urgent)} that cannot wait go nevertheless" if urgent else ""
         also = (f" and {len(ending)} old ones are to be ended" if ending else "") + also
@@ -407,7 +487,7 @@ def guard(plan: Plan, accepted: str | None) -> Plan:
 
 def _urgency(candidate: Candidate) -> tuple[int, float]:
     end = candidate.token.end_at
-    rank = 0 if candidate.decision.due in _URGENT else 1
+    rank = 0 if candidate.decision.due in URGENT else 1
     return rank, end.timestamp() if end else float("inf")
 
 

@@ -1,5 +1,6 @@
 """Deciding: what is due, why, and what the brake says; pure, so every case is a value."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -24,7 +25,8 @@ from rotator.model import (
     Token,
     When,
 )
-from rotator.planning import Candidate, Plan, decide, guard, owner, place_problem, selects, token_state
+from rotator.planning import Candidate, Plan, decide, gap_warnings, guard, owner, place_problem, selects, token_state
+from rotator.schedule import Windows, parse_zone
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -105,6 +107,105 @@ def test_a_pause_says_until_when_and_is_loud_about_expiry() -> None:
     assert said.skip is Skip.PAUSED
     assert "freeze" in said.message
     assert "EXPIRES BEFORE" in said.message
+
+
+def timed(rules: Policy, windows: Sequence[str] = (), blackouts: Sequence[str] = (), zone: str = "UTC") -> Policy:
+    where = parse_zone(zone)
+    return replace(
+        rules,
+        timezone=zone,
+        windows=Windows.parse(windows, where) if windows else None,
+        blackouts=Windows.parse(blackouts, where, dates=True) if blackouts else None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("windows", "blackouts", "skip"),
+    [
+        (["12:00-13:00"], [], None),
+        (["11:00-12:00"], [], Skip.WINDOW),
+        (["mon 00:00-24:00"], [], Skip.WINDOW),
+        ([], ["2026-11-24"], Skip.BLACKOUT),
+        ([], ["2026-11-25"], None),
+        (["12:00-13:00"], ["tue 00:00-24:00"], Skip.BLACKOUT),
+        (["11:00-12:00"], ["tue 00:00-24:00"], Skip.WINDOW),
+    ],
+)
+def test_age_and_expiry_wait_for_a_window(windows: list[str], blackouts: list[str], skip: Skip | None) -> None:
+    """A token that is due by age or expiry is rotated inside the windows and outside the blackouts alone."""
+    for shown in (token(91 * DAY), expiring(13 * DAY)):
+        rules = timed(policy(before_expiry=14 * DAY), windows, blackouts)
+        said, plain = decide(shown, rules, None, NOW), decide(shown, policy(before_expiry=14 * DAY), None, NOW)
+        assert (said.skip, said.due) == (skip, None if skip else plain.due)
+        assert said.due_at == plain.due_at
+
+
+def test_a_token_that_waits_says_for_when() -> None:
+    """The message has the reason, and the opening in the policy's zone and in UTC."""
+    said = decide(token(91 * DAY), timed(policy(), ["sat 03:00-05:00"], zone="Europe/Berlin"), None, NOW).message
+    assert "older than 90d" in said
+    assert "next open 2026-11-28T03:00+01:00 in Europe/Berlin (2026-11-28T02:00:00.000Z)" in said
+    assert "EXPIRES" not in said
+
+
+def test_a_token_that_expires_before_its_window_is_loud() -> None:
+    """It says when it expires and from when on it no longer waits; also where no window ever opens."""
+    rules = policy(before_expiry=14 * DAY)
+    said = decide(expiring(3 * DAY), timed(rules, ["sun 03:00-05:00"]), None, NOW).message
+    assert "it EXPIRES BEFORE THAT, 2026-11-27T12:00:00.000Z; from 2026-11-25T12:00:00.000Z on it goes" in said
+    never = decide(expiring(3 * DAY), timed(rules, ["sun 03:00-05:00"], ["sun 00:00-24:00"]), None, NOW)
+    assert never.skip is Skip.WINDOW
+    assert "NO MOMENT AHEAD" in never.message
+    assert "EXPIRES BEFORE THAT" in never.message
+
+
+def test_emergencies_override_windows_and_blackouts_but_no_pause() -> None:
+    """Near or past expiry a token goes at once, unless its policy is paused."""
+    closed = timed(policy(), ["sun 03:00-05:00"], ["2026-11-01..2026-12-31"])
+    assert decide(expiring(DAY), closed, None, NOW).due is Reason.EMERGENCY
+    assert decide(expiring(-DAY), closed, None, NOW).due is Reason.EXPIRED
+    assert decide(token(), closed, Lineage("a", "t1", "t1", "n", stale=True), NOW).due is Reason.UNSETTLED
+    assert decide(expiring(DAY), replace(closed, paused_until=NOW + DAY), None, NOW).skip is Skip.PAUSED
+
+
+def test_windows_come_before_backoff_and_after_a_pause() -> None:
+    """The skip reason is the first that holds: paused, window, blackout, backoff."""
+    failed = Lineage("astro", "t1", "t1", "svc-a", failures=2, retry_at=NOW + DAY)
+    closed = timed(policy(), ["sun 03:00-05:00"])
+    assert decide(token(91 * DAY), closed, failed, NOW).skip is Skip.WINDOW
+    assert decide(token(91 * DAY), replace(closed, paused_until=NOW + DAY), failed, NOW).skip is Skip.PAUSED
+
+
+@pytest.mark.parametrize(
+    ("shown", "said"),
+    [
+        (token(10 * DAY, last_used_at=NOW - DAY), ""),
+        (token(10 * DAY, last_used_at=NOW - 8 * DAY), "UNUSED since 2026-11-16"),
+        (token(10 * DAY), "NEVER USED since 2026-11-14"),
+    ],
+)
+def test_unused_tokens_are_reported_and_never_rotated_for_it(shown: Token, said: str) -> None:
+    """unused_for says so in the message; the decision stays."""
+    found = decide(shown, policy(unused_for=7 * DAY), None, NOW)
+    assert found.skip is Skip.NOT_DUE
+    assert said in found.message
+    assert bool(said) is ("USED" in found.message)
+
+
+@pytest.mark.parametrize(
+    ("rules", "named"),
+    [
+        (policy(before_expiry=14 * DAY), []),
+        (timed(policy(before_expiry=14 * DAY), ["mon-fri 02:00-05:00"]), ["emergency"]),
+        (timed(policy(before_expiry=14 * DAY), [], ["2026-12-20..2027-01-06"]), ["before_expiry", "emergency"]),
+        (timed(policy(before_expiry=Share(0.2)), ["02:00-05:00"]), []),
+        (timed(policy(), ["02:00-02:30"], ["00:00-03:00"]), ["emergency"]),
+    ],
+)
+def test_a_rhythm_slower_than_a_margin_is_warned_of(rules: Policy, named: list[str]) -> None:
+    """The longest time between sweeps that may rotate is compared with emergency and with a duration before_expiry."""
+    said = gap_warnings(rules, NOW, NOW + 365 * DAY)
+    assert [row.split("longer than ")[1].split(",")[0] for row in said] == named
 
 
 @given(st.integers(0, 10**9), st.floats(0, 0.5))

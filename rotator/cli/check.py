@@ -2,19 +2,24 @@
 
 import json
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import click
 
 from rotator.app import opened
 from rotator.cli.main import ATTENTION, FAILED, OK, USAGE, config_option, exit_code_of
+from rotator.clock import SystemClock
 from rotator.config import load
 from rotator.config import schema as config_schema
 from rotator.engine.deciding import plan
 from rotator.engine.desk import Desk
 from rotator.errors import Permanent, RotatorError
 from rotator.logs import Log
+from rotator.planning import gap_warnings
 from rotator.text import visible
+
+_A_YEAR = timedelta(days=365)
 
 
 @click.command()
@@ -24,6 +29,10 @@ def check(config_path: Path, online: bool) -> int:
     """Report every problem of the config file at once, each with its path and a fix."""
     config = load(config_path)
     click.echo(f"{config_path}: no problems ({len(config.policies)} policies, {len(config.sinks)} sinks)")
+    now = SystemClock().now()
+    for policy in config.policies:
+        for warning in gap_warnings(policy, now, now + _A_YEAR):
+            click.echo(visible(f"warning: policy {policy.name}: {warning}", 500))
     if not online:
         return OK
     with opened(config, "check", [Log(terminal=sys.stderr.isatty())], writing=True) as app:

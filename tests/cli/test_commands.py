@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,61 @@ def test_plan_and_status_write_nothing(bench: Lab) -> None:
     assert rotator(bench, "status").returncode == 0
     assert rotator(bench, "sweep", "--dry-run").returncode == 0
     assert sorted(bench.folder.rglob("*")) == before
+
+
+def test_simulate_looks_ahead_and_changes_nothing(bench: Lab) -> None:
+    """The calendar of a hundred days holds what is due now and what comes due; nothing is rotated or written."""
+    before = sorted(bench.folder.rglob("*"))
+    run = rotator(bench, "simulate", "--days", "100", "--json")
+    told = json.loads(run.stdout)
+    assert run.returncode == 0, run.stderr
+    assert told["calendar"][0]["rotations"] == len(bench.due_ids())
+    assert told["rotations"] == sum(day["rotations"] for day in told["calendar"]) >= told["selected"]["services"]
+    assert told["peaks"][0]["requests"]["post"] == told["peaks"][0]["rotations"] > 0
+    assert (told["refused"], told["missed_windows"], told["expiring"]) == ([], [], [])
+    shown = rotator(bench, "simulate", "--days", "100")
+    assert "busiest at" in shown.stdout
+    assert sorted(bench.folder.rglob("*")) == before
+    assert not any(bench.sandbox.store.posts(i) for i in bench.sandbox.store.tokens)
+
+
+def test_simulate_names_what_would_go_wrong(bench: Lab) -> None:
+    """Windows that no sweep meets and plans that the brake refuses are said in words and in JSON."""
+    text = bench.config_path.read_text().replace("max_rotations = 10000", "max_rotations = 1")
+    bench.config_path.write_text(text)
+    assert "REFUSED by the brake" in rotator(bench, "simulate").stdout
+    assert json.loads(rotator(bench, "simulate", "--json").stdout)["refused"][0]["policy"] == "services"
+    timed = '[policies.services]\nschedule = "0 12 * * *"\nwindows = ["02:00-05:00"]\n'
+    bench.config_path.write_text(text.replace("[policies.services]\n", timed))
+    assert "MISSED WINDOWS: 3" in rotator(bench, "simulate", "--days", "31").stdout
+    assert json.loads(rotator(bench, "simulate", "--json").stdout)["rotations"] == 0
+
+
+def test_check_warns_of_sweeps_too_far_apart(bench: Lab) -> None:
+    """A rhythm slower than the emergency margin or before_expiry is named; the exit code stays 0."""
+    text = bench.config_path.read_text()
+    assert "warning" not in rotator(bench, "check").stdout
+    timed = '[policies.services]\nwindows = ["sat 02:00-05:00"]\n'
+    text = text.replace("[policies.services]\n", timed)
+    bench.config_path.write_text(text.replace('max_age = "90d"', 'max_age = "90d"\nbefore_expiry = "6d"'))
+    run = rotator(bench, "check")
+    assert run.returncode == 0
+    assert "warning: policy services: the longest time between two sweeps that may rotate is 6d 2" in run.stdout
+    assert "longer than before_expiry, 6d" in run.stdout
+    assert "longer than emergency, 2d" in run.stdout
+
+
+def test_a_token_outside_its_window_is_skipped_by_a_sweep(bench: Lab) -> None:
+    """A sweep at the wrong hour rotates nothing and says when the window opens."""
+    hour = (datetime.now(UTC) + timedelta(hours=6)).hour
+    timed = f'[policies.services]\nwindows = ["{hour:02}:00-{hour:02}:30"]\n'
+    bench.config_path.write_text(bench.config_path.read_text().replace("[policies.services]\n", timed))
+    run = rotator(bench, "plan", "--json")
+    held = [row for row in json.loads(run.stdout)["skipped"] if row["reason"] == "window"]
+    assert {row["token_id"] for row in held} == set(bench.due_ids())
+    assert all("next open" in row["message"] for row in held)
+    swept = json.loads(rotator(bench, "sweep", "--json").stdout)
+    assert (swept["rotated"], swept["due"]) == ([], [])
 
 
 def break_credential(bench: Lab) -> None:
