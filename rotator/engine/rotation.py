@@ -455,7 +455,7 @@ class Attempt:
         rotation = self.rotation
         if not rotation.successor:
             return ()
-        ending = rotation.ending or Ending(timedelta())
+        ending = rotation.ending or Ending(timedelta(), only_unused=False)
         return (
             Retiring(
                 token_id=rotation.token_id,
