@@ -293,7 +293,7 @@ class Wave:
 
     def reach(self, total: int) -> int:
         """Return how many of the sweep's tokens have had their turn after this wave; one at least."""
-        wanted = self.count if self.count is not None else math.ceil(total * (self.share or 0))
+        wanted = self.count if self.count is not None else math.ceil(round(total * (self.share or 0), 6))
         return min(total, max(1, wanted))
 
 

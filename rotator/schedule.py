@@ -32,7 +32,8 @@ from rotator.timing import parse_duration
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOMENT = timedelta(microseconds=1)
 _DAY = timedelta(days=1)
-_SHORTEST_STEP = timedelta(minutes=1)
+_SHORTEST_STEP, _LONGEST_STEP = timedelta(minutes=1), timedelta(days=366)
+_YEARS = range(1970, 9999)
 _FURTHEST_SHIFT = timedelta(hours=26)  # no zone has ever moved its clock by more
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _CRON_FORM = 'write minute hour day-of-month month day-of-week, such as "0 3 * * mon-fri"'
@@ -85,8 +86,8 @@ class Schedule:
         words = text.split()
         if words and words[0].lower() == "every":
             step = parse_duration("".join(words[1:]))
-            if step < _SHORTEST_STEP:
-                raise ValueError(f'{text!r} is too often; the shortest is "every 1m"')
+            if not _SHORTEST_STEP <= step <= _LONGEST_STEP:
+                raise ValueError(f'{text!r} is too often or too seldom; write "every 1m" to "every 366d"')
             return cls(text, zone, step)
         if len(words) != 5:
             raise ValueError(
@@ -372,6 +373,8 @@ def _date(part: str, text: str) -> datetime:
         moment = datetime.fromisoformat(part)
     except ValueError:
         raise ValueError(f"{text!r}: {part!r} is no date; {_form(dates=True)}") from None
+    if moment.year not in _YEARS:
+        raise ValueError(f"{text!r}: the year must be from {_YEARS.start} to {_YEARS.stop - 1}")
     if moment.tzinfo is None and not _DATE.fullmatch(part):
         raise ValueError(f"{text!r}: {part!r} has no time zone; end it in Z")
     return moment

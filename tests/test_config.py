@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rotator.config import load, schema
+from rotator.config import PolicyTable, load, schema
 from rotator.errors import ConfigError
-from rotator.model import ALL_AT_ONCE
+from rotator.model import ALL_AT_ONCE, Wave
 from rotator.schedule import HOURLY
 
 ROOT = Path(__file__).parent.parent
@@ -113,6 +113,34 @@ when.unused_for = "180d"
     assert policy.blackouts is not None
     assert policy.blackouts.contains(datetime(2026, 12, 23, 23, tzinfo=UTC))
     assert (policy.timezone, policy.idle, policy.when.unused_for) == ("Europe/Berlin", 240 * HOUR, 180 * 24 * HOUR)
+
+
+@pytest.mark.parametrize(
+    ("wave", "total", "reach"),
+    [
+        (Wave(count=1), 50, 1),
+        (Wave(count=9), 5, 5),
+        (Wave(share=0.1), 50, 5),
+        (Wave(share=0.07), 100, 7),
+        (Wave(share=0.1), 3, 1),
+        (Wave(share=0.1), 11, 2),
+        (Wave(share=1.0), 3, 3),
+        (Wave(share=1.0), 0, 0),
+    ],
+)
+def test_a_wave_reaches_a_number_or_a_share_of_a_sweep(wave: Wave, total: int, reach: int) -> None:
+    """Shares are rounded up, one token at least, never more than there are."""
+    assert wave.reach(total) == reach
+
+
+def test_waves_are_completed(tmp_path: Path) -> None:
+    """What is not said is done at last: a final wave of 100%, also where waves are refused for now."""
+    table = PolicyTable.model_validate(
+        {"select": {"scopes": ["workspace"]}, "when": {}, "deliver": [{"sink": "x"}], "waves": [1, "10%"]}
+    )
+    assert table.waves == [Wave(count=1), Wave(share=0.1), Wave(share=1.0)]
+    text = GOOD.replace("[policies.p]", '[policies.p]\nwaves = [1, "100%"]')
+    assert problems(tmp_path, text) == ["policies.p.waves: waves are not supported yet; leave them out"]
 
 
 def test_all_problems_come_at_once(tmp_path: Path) -> None:

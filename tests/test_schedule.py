@@ -1,6 +1,7 @@
 """Schedules and windows: the right instants, above all on the days on which clocks move."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
 from itertools import pairwise
@@ -170,8 +171,9 @@ def test_cron_has_vixie_meaning(text: str, days: list[int]) -> None:
         ("", "is no schedule"),
         ("every", "is not a duration"),
         ("every hour", "is not a duration"),
-        ("every 10s", 'the shortest is "every 1m"'),
+        ("every 10s", 'write "every 1m" to "every 366d"'),
         ("every 0h", "too often"),
+        ("every 60w", "too seldom"),
         ("0 3 * *", "five fields"),
         ("0 0 3 * * *", "five fields"),
         ("60 3 * * *", "bad minute; write minute hour"),
@@ -336,6 +338,7 @@ UTC_ZONE = ZoneInfo("UTC")
         ("2026-12-24T10:00:00..2026-12-25T10:00:00", "has no time zone; end it in Z"),
         ("2026-12-24..2026-12-25T10:00:00Z", "mixes days and moments"),
         ("2026-12-24..", "is no date"),
+        ("2026-12-24..9999-12-31", "the year must be from 1970 to 9998"),
     ],
 )
 def test_what_is_no_window_is_said_with_the_form(text: str, said: str) -> None:
@@ -343,6 +346,22 @@ def test_what_is_no_window_is_said_with_the_form(text: str, said: str) -> None:
     with pytest.raises(ValueError, match="'") as caught:
         Windows.parse([text], UTC_ZONE, dates=True)
     assert said in str(caught.value)
+
+
+@given(st.text("0123456789*/,-#LW:. monfrievyZT+", max_size=30) | st.text(max_size=30))
+def test_any_text_is_understood_or_refused_with_a_sentence(text: str) -> None:
+    """Nothing but a ValueError leaves the parsers, and what they return can be asked."""
+    now = datetime(2026, 11, 24, tzinfo=UTC)
+    for ask in (
+        lambda: Schedule.parse(text, UTC_ZONE).next_after(now),
+        lambda: Schedule.parse(f"0 {text} * * *", UTC_ZONE).previous_at(now),
+        lambda: Schedule.parse(f"every {text}", UTC_ZONE).next_after(now),
+        lambda: Windows.parse([text], UTC_ZONE, dates=True).next_open(now),
+        lambda: Windows.parse([f"2026-12-24..{text}"], UTC_ZONE, dates=True).next_close(now),
+        lambda: parse_zone(text),
+    ):
+        with suppress(ValueError):
+            ask()
 
 
 def test_dates_are_for_blackouts_alone() -> None:
