@@ -28,6 +28,7 @@ _COMMANDS = {
     "release": "rotator.cli.sweeping:release",
     "status": "rotator.cli.showing:status",
     "history": "rotator.cli.showing:history",
+    "tokens": "rotator.cli.tokens:tokens",
     "audit": "rotator.cli.showing:audit",
     "schema": "rotator.cli.check:schema",
 }
@@ -41,6 +42,7 @@ _HELP = {
     "release": "Lift a quarantine, or accept a new place.",
     "status": "Show every token: age, expiry, when it is next due and why.",
     "history": "Show what happened to a token.",
+    "tokens": "List, get, create, update, delete or rotate tokens by hand.",
     "audit": "Prove the audit trail.",
     "schema": "Print the JSON Schema of the config.",
 }
