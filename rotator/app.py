@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from rotator import sinks
@@ -85,6 +86,49 @@ def opened(
                 stack.callback(made.close)
                 desks.append(desk)
         yield App(config, tuple(desks), journal, emit, clock)
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """What a person needs to work on one provider's tokens by hand.
+
+    Attributes:
+        policies: All of the provider's; there may be none.
+        refuge: The folder for a secret that could not go where it should.
+    """
+
+    provider: AstroProvider
+    policies: tuple[Policy, ...]
+    journal: Journal
+    clock: Clock
+    emit: Emit
+    refuge: Path
+
+
+@contextmanager
+def by_hand(
+    config: Config, name: str, actor: str, listeners: Sequence[Emit], clock: Clock | None = None
+) -> Iterator[Hands]:
+    """Build one provider with the journal, and close both afterwards.
+
+    Args:
+        config: Valid.
+        name: Of the `[providers.X]` table.
+        actor: What runs, for the audit.
+        listeners: Told of every event.
+        clock: The system's if not given.
+
+    Raises:
+        ConfigError, Temporary: The journal, its key or the provider cannot be used.
+    """
+    emit, clock = _fan_out(listeners), clock or SystemClock()
+    with ExitStack() as stack:
+        chosen = provider(config, name, emit, clock)
+        stack.callback(chosen.close)
+        journal = _journal(config, actor, emit, clock)
+        stack.callback(journal.close)
+        policies = tuple(policy for policy in config.policies if policy.provider == name)
+        yield Hands(chosen, policies, journal, clock, emit, config.state_dir)
 
 
 def provider(config: Config, name: str, emit: Emit, clock: Clock) -> AstroProvider:

@@ -27,6 +27,7 @@ _LOUD = frozenset(
         EventName.ROTATION_UNSETTLED,
         EventName.TOKEN_GONE,
         EventName.TOKEN_QUARANTINED,
+        EventName.TOKEN_REQUEST_IN_DOUBT,
     }
 )
 _QUIET = frozenset({EventName.REQUEST_FINISHED})

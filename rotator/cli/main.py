@@ -29,6 +29,7 @@ _COMMANDS = {
     "simulate": "rotator.cli.simulate:simulate",
     "status": "rotator.cli.showing:status",
     "history": "rotator.cli.showing:history",
+    "tokens": "rotator.cli.tokens:tokens",
     "audit": "rotator.cli.showing:audit",
     "schema": "rotator.cli.check:schema",
 }
@@ -43,6 +44,7 @@ _HELP = {
     "simulate": "Show what the days ahead would bring: calendar, peaks, missed windows, expiries.",
     "status": "Show every token: age, expiry, when it is next due and why.",
     "history": "Show what happened to a token.",
+    "tokens": "List, get, create, update, delete or rotate tokens by hand.",
     "audit": "Prove the audit trail.",
     "schema": "Print the JSON Schema of the config.",
 }

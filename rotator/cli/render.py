@@ -17,9 +17,14 @@ from rotator.text import visible
 from rotator.timing import spoken, stamp
 
 
-def console() -> Console:
-    """Return the console for results; wide enough for a table where there is no terminal."""
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 180, highlight=False, soft_wrap=False)
+def console(out: TextIO | None = None) -> Console:
+    """Return the console for results; wide enough for a table where there is no terminal.
+
+    Args:
+        out: Standard output if not given.
+    """
+    out = out or sys.stdout
+    return Console(file=out, width=None if out.isatty() else 180, highlight=False, soft_wrap=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -29,6 +34,17 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         made.add_column(column, overflow="fold")
     for row in rows:
         made.add_row(*[Text(visible(cell, 300)) for cell in row])
+    return made
+
+
+def facts(values: Mapping[str, object]) -> Table:
+    """Return one thing as keys and values; what is no text is shown as JSON."""
+    made = Table(show_header=False, box=None, pad_edge=False)
+    made.add_column(style="bold")
+    made.add_column(overflow="fold")
+    for key, value in values.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        made.add_row(Text(visible(key)), Text(visible(text, 2000)))
     return made
 
 
@@ -94,6 +110,14 @@ def write_json(
         out.write("\n  ]")
         comma = ","
     out.write("\n}\n" if streams else "\n")
+
+
+def write_json_array(rows: Iterable[object]) -> None:
+    """Write a JSON array to standard output, row by row."""
+    sys.stdout.write("[")
+    for number, row in enumerate(rows):
+        sys.stdout.write(f"{',' if number else ''}\n  {json.dumps(row)}")
+    sys.stdout.write("\n]\n")
 
 
 def moment(at: datetime | None) -> str | None:

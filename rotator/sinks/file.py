@@ -258,11 +258,11 @@ def _refuse_unmergeable(target: _Target, existing: _folder.Existing | None) -> N
         reason = _KEYED[target.format].problem(existing.content)
         if reason:
             raise Permanent(f"{reason}, so its other keys could be lost; repair or remove the file")
-    elif kind := _keyed_kind(existing.content):
+    elif kind := keyed_kind(existing.content):
         raise Permanent(f'it is {kind} file, which format = "raw" would replace whole; set format, or remove the file')
 
 
-def _keyed_kind(content: bytes) -> str:
+def keyed_kind(content: bytes) -> str:
     """Return "an env" or "a json" for a file that clearly holds keys, empty for anything else."""
     if content.lstrip().startswith(b"{") and not _json.problem(content):
         return "a json"

@@ -93,7 +93,7 @@ class Generation(ABC):
         """Return path and body of the call that replaces all roles."""
 
     @abstractmethod
-    def guesses(self, token_id: str, workspace_id: str) -> Sequence[TokenRef]:
+    def guesses(self, token_id: str, workspace_id: str, deployment_id: str) -> Sequence[TokenRef]:
         """Return how a token of which only the id is known may be addressed, likeliest first."""
 
 
@@ -134,7 +134,7 @@ class Flat(Generation):
         """See `Generation`."""
         return f"{item}/roles", {"roles": [_wire_role(role) for role in roles]}
 
-    def guesses(self, token_id: str, workspace_id: str) -> Sequence[TokenRef]:  # noqa: ARG002
+    def guesses(self, token_id: str, workspace_id: str, deployment_id: str) -> Sequence[TokenRef]:  # noqa: ARG002
         """See `Generation`."""
         return [TokenRef(token_id, Scope.ORGANIZATION)]
 
@@ -175,10 +175,11 @@ class Nested(Generation):
         """See `Generation`."""
         return item, {"name": token.name, "description": token.description} | _grouped(token.scope, roles)
 
-    def guesses(self, token_id: str, workspace_id: str) -> Sequence[TokenRef]:
+    def guesses(self, token_id: str, workspace_id: str, deployment_id: str) -> Sequence[TokenRef]:
         """See `Generation`."""
-        organization = TokenRef(token_id, Scope.ORGANIZATION)
-        return [TokenRef(token_id, Scope.WORKSPACE, workspace_id), organization] if workspace_id else [organization]
+        workspace = [TokenRef(token_id, Scope.WORKSPACE, workspace_id)] if workspace_id else []
+        deployment = [TokenRef(token_id, Scope.DEPLOYMENT, "", deployment_id)] if deployment_id else []
+        return [*workspace, *deployment, TokenRef(token_id, Scope.ORGANIZATION)]
 
 
 GENERATIONS: Mapping[str, Generation] = {

@@ -215,13 +215,17 @@ class AstroProvider:
         _demand_same(answer.minted.token.id, ref)
         return answer
 
-    def find(self, token_id: str, workspace_id: str = "") -> Token:
+    def find(self, token_id: str, workspace_id: str = "", deployment_id: str = "") -> Token:
         """Return a token by id alone, trying the paths of v1alpha1 in turn.
+
+        Args:
+            token_id: As it is anywhere.
+            workspace_id: Where v1alpha1 looks for a workspace token; likewise `deployment_id`.
 
         Raises:
             NotFound: Nowhere.
         """
-        *likelier, last = self._generation.guesses(token_id, workspace_id)
+        *likelier, last = self._generation.guesses(token_id, workspace_id, deployment_id)
         for ref in likelier:
             try:
                 return self.get(ref)
