@@ -244,7 +244,7 @@ class PolicyTable(_Table):
     waves: Waves = [_ALL]
     jitter: Percent = 0.05
     max_rotations: Annotated[int, Field(ge=1)] = 50
-    max_percent: Annotated[float, Field(gt=0, le=100)] | None = None
+    max_percent: Annotated[float, Field(gt=0, le=100)] = 30
     paused_until: datetime | None = None
     pause_reason: str = ""
     select: SelectTable

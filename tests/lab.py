@@ -36,6 +36,7 @@ directory = "secrets"
 
 [policies.services]
 max_rotations = {brake}
+max_percent = 100
 [policies.services.select]
 scopes = [{scopes}]
 names = ["svc-*"]

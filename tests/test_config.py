@@ -133,14 +133,12 @@ def test_a_wave_reaches_a_number_or_a_share_of_a_sweep(wave: Wave, total: int, r
     assert wave.reach(total) == reach
 
 
-def test_waves_are_completed(tmp_path: Path) -> None:
-    """What is not said is done at last: a final wave of 100%, also where waves are refused for now."""
+def test_waves_are_completed() -> None:
+    """What is not said is done at last: a final wave of 100%."""
     table = PolicyTable.model_validate(
         {"select": {"scopes": ["workspace"]}, "when": {}, "deliver": [{"sink": "x"}], "waves": [1, "10%"]}
     )
     assert table.waves == [Wave(count=1), Wave(share=0.1), Wave(share=1.0)]
-    text = GOOD.replace("[policies.p]", '[policies.p]\nwaves = [1, "100%"]')
-    assert problems(tmp_path, text) == ["policies.p.waves: waves are not supported yet; leave them out"]
 
 
 def test_all_problems_come_at_once(tmp_path: Path) -> None:

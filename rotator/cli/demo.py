@@ -27,6 +27,7 @@ type = "file"
 directory = "secrets"
 
 [policies.services]
+max_percent = 100                    # the brake: half of these tokens are overdue at once
 select.scopes = ["organization", "workspace", "deployment"]
 select.names = ["svc-*"]
 when.max_age = "90d"
