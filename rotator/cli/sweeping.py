@@ -87,7 +87,7 @@ def run(app: App, policies: Sequence[Policy], accept: str | None, *, ask: bool) 
     """Sweep every provider; Ctrl-C and SIGTERM finish or journal what has begun."""
     reports = []
     for desk, mine in _per_desk(app, policies):
-        with _politely(desk):
+        with politely(desk):
             reports.append(run_sweep(desk, mine, accept, _confirm if ask else _unasked))
     return reports
 
@@ -129,7 +129,7 @@ def settle(config_path: Path, as_json: bool) -> int:
     with opened(config, "settle", [Log(terminal=sys.stderr.isatty())], writing=True) as app:
         reports = []
         for desk in app.desks:
-            with _politely(desk):
+            with politely(desk):
                 reports.append(Report(results=recover(desk), interrupted=desk.stop.is_set()))
                 desk.journal.erase()
         return finish(reports, as_json=as_json, stopped=False)
@@ -165,7 +165,7 @@ def release(config_path: Path, token: str, accept_move: bool) -> int:
 
 
 @contextmanager
-def _politely(desk: Desk) -> Iterator[None]:
+def politely(desk: Desk) -> Iterator[None]:
     """Turn Ctrl-C and SIGTERM into `stop`; a second one leaves at once, which the journal survives."""
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal module's signature

@@ -24,7 +24,15 @@ from rotator.ports import Provider, Write
 OURS = timedelta(minutes=5)  # a use within this of a probe of ours was ours
 
 
-def end(desk: Desk, lineage: Lineage, old: Retiring, places: Sequence[Place], *, at_once: bool = False) -> Result:
+def end(
+    desk: Desk,
+    lineage: Lineage,
+    old: Retiring,
+    places: Sequence[Place],
+    *,
+    at_once: bool = False,
+    unproven: bool = False,
+) -> Result:
     """End one old member if it may be ended now.
 
     Args:
@@ -33,6 +41,7 @@ def end(desk: Desk, lineage: Lineage, old: Retiring, places: Sequence[Place], *,
         old: The member, its grace over.
         places: Where the secret of the lineage belongs.
         at_once: Whether it is ended although it may be in use: it leaked.
+        unproven: Likewise although a sink may not hold the new secret yet.
 
     Raises:
         RotatorError: It could not be ended now; repeating is safe.
@@ -43,13 +52,14 @@ def end(desk: Desk, lineage: Lineage, old: Retiring, places: Sequence[Place], *,
         return _ended(desk, lineage, old, "it was gone already")
     current = provider.get(replace(ref_of(old), id=lineage.token_id))
     obstacle = "" if at_once else _in_use(old, token, current, lineage, desk.clock.now())
-    if not obstacle:
+    if not obstacle and not unproven:
         seen = look(desk, current, replace(lineage, fingerprint=""), places)  # tried at the API, whatever we remember
         lineage = replace(lineage, probes=(*lineage.probes, *seen.probed_at)[-PROBES:])
         obstacle = _unproven(seen)
     if obstacle:
         return _delayed(desk, lineage, old, token, obstacle)
-    said = f"replaced by {lineage.token_id}, which every required sink holds and which authenticates"
+    proof = "its secret leaked" if unproven else "which every required sink holds and which authenticates"
+    said = f"replaced by {lineage.token_id}, {proof}"
     intent = desk.about(EventName.RETIREMENT_INTENDED, token, old.policy, message=said, step=Step.RETIRE)
     desk.journal.write(Write(events=(intent,), must_audit=True))
     desk.emit(intent)

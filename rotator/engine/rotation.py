@@ -104,7 +104,15 @@ class Attempt:
         return self.drive()
 
     def abandon(self, why: str) -> None:
-        """Close it unfinished, because something more urgent takes its place."""
+        """Close it unfinished, because something more urgent takes its place; a twin of it is to end.
+
+        Its sinks may hold what is dead by then, so the lineage is stale until the next rotation of it has settled.
+        """
+        twin: tuple[Retiring, ...] = ()
+        if self.rotation.successor:
+            [replaced] = self._replaced(self.desk.clock.now())
+            twin = (replace(replaced, token_id=self.rotation.successor),)
+        self.lineage = replace(self.lineage, stale=True, retiring=(*self.lineage.retiring, *twin))
         self._close(State.SUPERSEDED, EventName.ROTATION_SUPERSEDED, why, None)
 
     # INTENDED

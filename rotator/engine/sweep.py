@@ -83,10 +83,10 @@ def _acted(desk: Desk, made: Plan) -> Iterator[Result]:
     yield from _in_waves(desk, [row for row in made.admitted if not row.own])
     for row in made.admitted:
         if row.own:
-            yield from _run(desk, [_work(desk, row)])
-    yield from _run(desk, [_guarded(desk, row, end_candidate) for row in made.endable])
+            yield from run(desk, [_work(desk, row)])
+    yield from run(desk, [guarded(desk, row, end_candidate) for row in made.endable])
     for row in made.orphans:
-        yield from _run(desk, [_guarded(desk, row, end_orphan)])
+        yield from run(desk, [guarded(desk, row, end_orphan)])
 
 
 def _in_waves(desk: Desk, admitted: Sequence[Candidate]) -> Iterator[Result]:
@@ -103,7 +103,7 @@ def _in_waves(desk: Desk, admitted: Sequence[Candidate]) -> Iterator[Result]:
         if not batch:
             return
         bad: set[str] = set()
-        for result in _run(desk, [_work(desk, row) for row in batch]):
+        for result in run(desk, [_work(desk, row) for row in batch]):
             if result.outcome in _BAD:
                 bad.add(result.policy)
             yield result
@@ -128,8 +128,8 @@ def recover(desk: Desk) -> list[Result]:
     active = [rotation for rotation in rotations if not waits(rotation, now)]
     for rotation in active:
         if rotation.own:
-            results += _run(desk, [_recovery(desk, rotation)])
-    return [*results, *_run(desk, [_recovery(desk, rotation) for rotation in active if not rotation.own])]
+            results += run(desk, [_recovery(desk, rotation)])
+    return [*results, *run(desk, [_recovery(desk, rotation) for rotation in active if not rotation.own])]
 
 
 Work = Callable[[], Result | None]
@@ -157,10 +157,12 @@ def claimed(desk: Desk, listed: Rotation) -> Attempt | None:
 
 
 def _work(desk: Desk, row: Candidate) -> Work:
-    return _guarded(desk, row, begin)
+    return guarded(desk, row, begin)
 
 
-def _guarded(desk: Desk, row: Candidate, act: Callable[[Desk, Candidate], Result | None]) -> Work:
+def guarded(desk: Desk, row: Candidate, act: Callable[[Desk, Candidate], Result | None]) -> Work:
+    """Return the work on one token; its failure becomes a result, for it must not stop the others."""
+
     def work() -> Result | None:
         try:
             return act(desk, row)
@@ -176,7 +178,7 @@ def _guarded(desk: Desk, row: Candidate, act: Callable[[Desk, Candidate], Result
     return work
 
 
-def _run(desk: Desk, work: Sequence[Work]) -> Iterator[Result]:
+def run(desk: Desk, work: Sequence[Work]) -> Iterator[Result]:
     """Run in a bounded pool; stop claiming when told to, or when our own credential is dead."""
     queue = iter(work)
     with ThreadPoolExecutor(desk.settings.workers, thread_name_prefix="rotation") as pool:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -522,7 +523,9 @@ def test_an_interrupt_waits_for_the_secret(tmp_path: Path, number: signal.Signal
         token_id, target = stranger(bench), bench.folder / "second"
         bench.sandbox.script("rotate", Fault.LATENCY, token_id)
         words = command(bench, "rotate", token_id, "--yes", "--to-file", str(target))
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # whoever runs the tests in the background has them ignore Ctrl-C, and so would the child
+        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
         while process.poll() is None and not bench.sandbox.store.posts(token_id):
             time.sleep(0.01)
         process.send_signal(number)
