@@ -13,7 +13,7 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from rotator.drift import moved_elsewhere
-from rotator.marker import marker_in
+from rotator.marker import Marker, marker_in
 from rotator.model import (
     Heal,
     Lineage,
@@ -407,12 +407,14 @@ class Known:
     Attributes:
         policies: All of the provider's, in file order.
         remember: Looks up lineages in the journal, by the ids of tokens.
+        is_ours: Whether this installation wrote a marker.
         own_token_ids: The credentials that rotator itself works with.
         now: UTC.
     """
 
     policies: Sequence[Policy]
     remember: Callable[[Sequence[str]], Mapping[str, Lineage]]
+    is_ours: Callable[[Marker], bool]
     own_token_ids: frozenset[str]
     now: datetime
 
@@ -427,11 +429,22 @@ def survey(page: Sequence[Token], known: Known) -> list[tuple[Row, Lineage | Non
     lineages = known.remember(sorted(asked))
     rows: list[tuple[Row, Lineage | None]] = []
     for token in page:
-        marker = markers.get(token.id)
-        lineage = lineages.get(token.id) or (lineages.get(marker.lineage) if marker else None)
+        lineage = lineages.get(token.id) or _twin_of(markers.get(token.id), lineages, known)
         policy = owner(token, known.policies, lineage)
         rows.append(((token, None) if policy is None else candidate(token, policy, lineage, known), lineage))
     return rows
+
+
+def _twin_of(marker: Marker | None, lineages: Mapping[str, Lineage], known: Known) -> Lineage | None:
+    """Return the lineage that an unknown token is a twin of: by a create that is not accounted for yet.
+
+    Anybody may edit a description: a marker that we did not write, or that was copied from an old twin, means nothing.
+    """
+    lineage = lineages.get(marker.lineage) if marker is not None else None
+    if marker is None or lineage is None or not known.is_ours(marker):
+        return None
+    is_watched = any(watch.post_id == marker.post_id for watch in lineage.watches)
+    return lineage if is_watched or lineage.open_state is not None else None
 
 
 def candidate(token: Token, policy: Policy, lineage: Lineage | None, known: Known) -> Candidate:

@@ -46,6 +46,8 @@ def begin(desk: Desk, row: Candidate, *, revoke_first: bool = False) -> Result:
         token = _look_again(desk, row, lineage)
         if token is None:
             return left(row, None, "no longer due at the second look")
+        if row.strategy is Strategy.OVERLAP and token.kind != "STANDARD":
+            raise Permanent(f'a twin would not be of its kind {token.kind}; use strategy = "in_place" for it')
         rotation = _intended(desk, row, token, lineage)
         can_mint(desk, rotation)
         event = desk.event(EventName.ROTATION_INTENDED, rotation, step=Step.INTEND, message=row.decision.message)
@@ -66,12 +68,7 @@ def preflight(desk: Desk, row: Candidate, *, places: bool = True) -> None:
     Raises:
         RotatorError: It could not.
     """
-    skew = desk.provider.clock_skew()
-    if skew is not None and abs(skew) > desk.settings.max_clock_skew:
-        raise Permanent(
-            f"the clocks of this machine and of the API differ by {round(abs(skew).total_seconds())} s;"
-            " synchronise the clock (NTP) or raise engine.max_clock_skew"
-        )
+    desk.require_clock()
     desk.journal.preflight()
     for place in row.places if places else ():
         if place.required:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from rotator.engine.desk import Desk
 from rotator.engine.looking import looked
 from rotator.errors import RotatorError
+from rotator.marker import bound
 from rotator.model import Lineage, Policy, Scope, Skip, Strategy, Token
 from rotator.planning import Candidate, Decision, Known, Plan, Row, guard, place_problem, selects, survey
 from rotator.ports import Listing, OwnCredential
@@ -54,6 +55,7 @@ def known_now(desk: Desk) -> Known:
     return Known(
         desk.policies,
         lambda ids: desk.journal.lineages(desk.provider.name, ids),
+        lambda marker: marker.mac == desk.journal.mac(bound(marker.post_id, marker.lineage)),
         frozenset(desk.provider.own_credentials()),
         desk.clock.now(),
     )

@@ -85,6 +85,19 @@ class Desk:
         for pool in self.pools.values():
             pool.shutdown()
 
+    def require_clock(self) -> None:
+        """Refuse to act by a clock that is wrong: ages, windows and grace would be.
+
+        Raises:
+            Permanent: The API's clock is too far from ours.
+        """
+        skew = self.provider.clock_skew()
+        if skew is not None and abs(skew) > self.settings.max_clock_skew:
+            raise Permanent(
+                f"the clocks of this machine and of the API differ by {round(abs(skew).total_seconds())} s;"
+                " synchronise the clock (NTP) or raise engine.max_clock_skew"
+            )
+
     def preflight(self, place: Place) -> None:
         """Show that a place can be written; see `ports.Sink`. A sink that is known to be down is not asked.
 

@@ -48,6 +48,7 @@ def end(
     """
     provider = desk.provider
     token = _named(provider, old)
+    desk.require_clock()
     if token is None:
         return _ended(desk, lineage, old, "it was gone already")
     current = provider.get(replace(ref_of(old), id=lineage.token_id))

@@ -73,6 +73,11 @@ class Reader:
         prints = self._known_fingerprints()
         return prints.of(secret) if prints is not None else ""
 
+    def mac(self, text: str) -> str:
+        """See `ports.Journal`; likewise."""
+        prints = self._known_fingerprints()
+        return prints.mac(text) if prints is not None else ""
+
     def _known_fingerprints(self) -> Fingerprints | None:
         keys = self._reading_keys
         rows = self._rows("SELECT value FROM meta WHERE key = 'fingerprint_key'", ())

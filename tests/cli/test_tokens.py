@@ -525,7 +525,7 @@ def test_an_interrupt_waits_for_the_secret(tmp_path: Path, number: signal.Signal
         words = command(bench, "rotate", token_id, "--yes", "--to-file", str(target))
         # whoever runs the tests in the background has them ignore Ctrl-C, and so would the child
         heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)  # noqa: PLW1509
         while process.poll() is None and not bench.sandbox.store.posts(token_id):
             time.sleep(0.01)
         process.send_signal(number)

@@ -213,3 +213,30 @@ def test_a_lineage_is_selected_by_its_first_id_and_keeps_its_path(tmp_path: Path
         assert alive(bench, root) not in (None, root, first)
         assert [path.name for path in (bench.folder / "secrets").iterdir()] == [root]
         assert Reason.MAX_AGE in {event.reason for event in bench.events}
+
+
+@pytest.mark.parametrize("forged", [False, True])
+def test_nobody_exempts_a_token_by_writing_a_marker_into_it(tmp_path: Path, forged: bool) -> None:
+    """A marker that was copied from an old twin, or made up, does not keep a token from being rotated."""
+    with lab(tmp_path) as bench:
+        overlapping(bench)
+        due = bench.due_ids()
+        victim = bench.sandbox.store.tokens[due[0]]
+        name, victim.name = victim.name, "not-selected"
+        sweep(bench)
+        twin = bench.sandbox.store.tokens[alive(bench, due[1]) or ""]
+        victim.name = name
+        victim.description = twin.description if not forged else (f"[rotator {'0' * 32}-1 {due[1]} {'0' * 32}]")
+        assert sweep(bench)[victim.id] is Outcome.SETTLED
+
+
+def test_a_token_of_the_data_plane_gets_no_twin(tmp_path: Path) -> None:
+    """A DIRECT_ACCESS token that is named by its id is refused under overlap: a twin would be of another kind."""
+    with lab(tmp_path) as bench:
+        overlapping(bench)
+        record = next(t for t in bench.sandbox.store.tokens.values() if t.id in bench.due_ids())
+        record.kind = "DIRECT_ACCESS"
+        text = bench.config_path.read_text().replace('names = ["svc-*"]', f'ids = ["{record.id}"]')
+        bench.config_path.write_text(text)
+        [result] = bench.sweep().results
+        assert (result.outcome, "in_place" in result.message) == (Outcome.FAILED, True)
