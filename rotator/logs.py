@@ -4,9 +4,9 @@ It listens to the engine's events. Nothing formats exceptions with local variabl
 secret; text of the API arrives escaped by JSON, or by `visible` on a terminal.
 """
 
+import json
 import sys
-
-import structlog
+import threading
 
 from rotator.events import Event, EventName
 from rotator.text import visible
@@ -41,18 +41,22 @@ class Log:
 
     def __init__(self, *, terminal: bool) -> None:
         self._terminal = terminal
-        renderer = structlog.dev.ConsoleRenderer(colors=False) if terminal else structlog.processors.JSONRenderer()
-        self._log = structlog.wrap_logger(
-            structlog.PrintLogger(sys.stderr), processors=[structlog.processors.add_log_level, renderer]
-        )
+        self._lock = threading.Lock()
 
     def __call__(self, event: Event) -> None:
         """Write one event."""
         loud = event.name in _LOUD
         if event.name in _QUIET or (self._terminal and not loud):
             return
-        fields = {name: _shown(getattr(event, name)) for name in _FIELDS if getattr(event, name)}
-        (self._log.warning if loud else self._log.info)(str(event.name), time=stamp(event.at), **fields)
+        fields = {"time": stamp(event.at)}
+        fields |= {name: _shown(value) for name in _FIELDS if (value := getattr(event, name))}
+        level = "warning" if loud else "info"
+        line = (
+            _readable(event, fields) if self._terminal else json.dumps({**fields, "event": event.name, "level": level})
+        )
+        with self._lock:
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
 
 
 _FIELDS = (
@@ -63,3 +67,12 @@ _FIELDS = (
 
 def _shown(value: object) -> str:
     return visible(str(value), 500)
+
+
+def _readable(event: Event, fields: dict[str, str]) -> str:
+    return " ".join(
+        [
+            f"[warning] {event.name}",
+            *(f"{name}={json.dumps(fields[name], ensure_ascii=False)}" for name in sorted(fields)),
+        ]
+    )

@@ -14,7 +14,7 @@ FLOORS = [
     ("rotator.claims", 1), ("rotator.timing", 1), ("rotator.templates", 1), ("rotator.planning", 1),
     ("rotator.ports", 2),
     ("rotator.providers", 3), ("rotator.sinks", 3), ("rotator.journal", 3), ("rotator.audit", 3),
-    ("rotator.credentials", 3), ("rotator.clock", 3), ("rotator.logs", 3),
+    ("rotator.credentials", 3), ("rotator.clock", 3), ("rotator.logs", 3), ("rotator.recent", 3),
     ("rotator.engine", 4),
     ("rotator.config", 5), ("rotator.app", 5), ("rotator.cli", 5), ("rotator.__main__", 5),
 ]  # fmt: skip
