@@ -5,29 +5,37 @@ secret; text of the API arrives escaped by JSON, or by `visible` on a terminal.
 """
 
 import sys
-
-import structlog
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from rotator.events import Event, EventName
 from rotator.text import visible
 from rotator.timing import stamp
 
+if TYPE_CHECKING:
+    from structlog.typing import WrappedLogger
+
 _LOUD = frozenset(
     {
         EventName.AUDIT_FAILED,
+        EventName.CREDENTIAL_EXPIRING,
         EventName.DELIVERY_FAILED,
+        EventName.DRIFT_FOUND,
         EventName.EXPIRY_UNMOVED,
         EventName.JOURNAL_FAILED,
         EventName.PLAN_REFUSED,
         EventName.PREFLIGHT_FAILED,
+        EventName.RETIREMENT_DELAYED,
         EventName.ROTATION_IN_DOUBT,
         EventName.ROTATION_LOST,
         EventName.ROTATION_REFUSED,
         EventName.ROTATION_SUPERSEDED,
         EventName.ROTATION_UNSETTLED,
         EventName.TOKEN_GONE,
+        EventName.TOKEN_LEAKED,
         EventName.TOKEN_QUARANTINED,
         EventName.TOKEN_REQUEST_IN_DOUBT,
+        EventName.TWIN_FOUND,
     }
 )
 _QUIET = frozenset({EventName.REQUEST_FINISHED})
@@ -42,18 +50,25 @@ class Log:
 
     def __init__(self, *, terminal: bool) -> None:
         self._terminal = terminal
-        renderer = structlog.dev.ConsoleRenderer(colors=False) if terminal else structlog.processors.JSONRenderer()
-        self._log = structlog.wrap_logger(
-            structlog.PrintLogger(sys.stderr), processors=[structlog.processors.add_log_level, renderer]
-        )
 
     def __call__(self, event: Event) -> None:
         """Write one event."""
         loud = event.name in _LOUD
         if event.name in _QUIET or (self._terminal and not loud):
             return
-        fields = {name: _shown(getattr(event, name)) for name in _FIELDS if getattr(event, name)}
+        fields = {name: _shown(value) for name in _FIELDS if (value := getattr(event, name))}
         (self._log.warning if loud else self._log.info)(str(event.name), time=stamp(event.at), **fields)
+
+    @cached_property
+    def _log(self) -> "WrappedLogger":
+        import structlog  # noqa: PLC0415 - a sweep that has nothing to say does without
+
+        renderer = (
+            structlog.dev.ConsoleRenderer(colors=False) if self._terminal else structlog.processors.JSONRenderer()
+        )
+        return structlog.wrap_logger(
+            structlog.PrintLogger(sys.stderr), processors=[structlog.processors.add_log_level, renderer]
+        )
 
 
 _FIELDS = (

@@ -6,7 +6,7 @@ Nothing here follows a symbolic link in the place of the file.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rotator.errors import Permanent
@@ -24,7 +24,9 @@ def prove(path: Path) -> None:
         Temporary, Permanent: It cannot, or something else stands in its place.
     """
     with _folder.translated(str(path)), _opened(path) as (folder, existing):
-        _folder.prove_writable(folder, path.name, existing, _MODE)
+        _folder.prove_writable(folder, existing, _MODE)
+        if existing:
+            _folder.prove_replaceable(folder, path.name, existing)
 
 
 def write(path: Path, secret: Secret) -> None:
@@ -45,8 +47,9 @@ def _opened(path: Path) -> Iterator[tuple[int, _folder.Existing | None]]:
     if not path.parent.is_dir():
         raise Permanent("its folder does not exist; create it first")
     with _folder.opened(path.parent, (), create=False) as folder:
-        _folder.lock(folder)
-        _folder.remove_leftovers(folder)
+        with suppress(BlockingIOError):  # somebody is writing there: they clear up themselves
+            _folder.remove_leftovers(folder)
+        _folder.lock(folder, alone=True)
         existing = _folder.read(folder, path.name)
         if existing is not None:
             _refuse(existing)

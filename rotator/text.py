@@ -28,6 +28,8 @@ def visible(text: str, limit: int = 120) -> str:
         text: Anything.
         limit: Longest result, in characters; a longer text ends in an ellipsis.
     """
+    if text.isascii() and text.isprintable() and len(text) <= limit:  # nearly everything, so it is worth a line
+        return text
     shown: list[str] = []
     left = limit
     for character in text:

@@ -5,8 +5,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import rfc8785
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rotator.audit import AuditFile, Author, Head, verify
+from rotator.audit import AuditFile, Author, Head, canonical, verify
 from rotator.errors import AuditUnavailable, ConfigError
 from rotator.events import Event, EventName
 
@@ -111,3 +114,14 @@ def test_the_recipe_in_the_docstring_is_enough(tmp_path: Path) -> None:
         canonical = json.dumps(line, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         assert hashlib.sha256((prev + canonical).encode()).hexdigest() == claimed
         prev = claimed
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+KEYS = st.text(st.characters(max_codepoint=127))
+VALUES = st.recursive(TEXT | st.integers(-(2**53) + 1, 2**53 - 1), lambda inner: st.dictionaries(KEYS, inner))
+
+
+@given(st.dictionaries(KEYS, VALUES))
+def test_lines_are_hashed_in_the_canonical_form_of_rfc_8785(record: dict[str, object]) -> None:
+    """Whoever verifies the chain with another implementation comes to the same hashes."""
+    assert canonical(record) == rfc8785.dumps(record)  # type: ignore[arg-type]

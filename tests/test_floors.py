@@ -16,7 +16,7 @@ FLOORS = [
     ("rotator.drift", 1), ("rotator.marker", 1),
     ("rotator.ports", 2),
     ("rotator.providers", 3), ("rotator.sinks", 3), ("rotator.journal", 3), ("rotator.audit", 3),
-    ("rotator.credentials", 3), ("rotator.clock", 3), ("rotator.logs", 3),
+    ("rotator.credentials", 3), ("rotator.clock", 3), ("rotator.logs", 3), ("rotator.recent", 3),
     ("rotator.secret_file", 3),
     ("rotator.engine", 4),
     ("rotator.config", 5), ("rotator.app", 5), ("rotator.cli", 5), ("rotator.__main__", 5),

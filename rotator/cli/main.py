@@ -1,5 +1,6 @@
 """`rotator`: the commands, what they share, and how an error becomes a sentence and an exit code."""
 
+import gc
 import importlib
 import os
 import signal
@@ -62,7 +63,10 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        gc.disable()  # what is imported stays, so looking for garbage in it only takes time
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        gc.freeze()
+        gc.enable()
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

@@ -4,11 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TextIO
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, TextIO
 
 from rotator.engine.desk import Result
 from rotator.model import Token
@@ -16,19 +12,28 @@ from rotator.planning import Candidate
 from rotator.text import visible
 from rotator.timing import spoken, stamp
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
-def console(out: TextIO | None = None) -> Console:
+
+def console(out: TextIO | None = None) -> "Console":
     """Return the console for results; wide enough for a table where there is no terminal.
 
     Args:
         out: Standard output if not given.
     """
+    from rich.console import Console  # noqa: PLC0415 - an idle sweep of a timer prints no table
+
     out = out or sys.stdout
     return Console(file=out, width=None if out.isatty() else 180, highlight=False, soft_wrap=False)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
     """Return a table; cells are plain text, whatever brackets they hold."""
+    from rich.table import Table  # noqa: PLC0415 - see above
+    from rich.text import Text  # noqa: PLC0415
+
     made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for column in columns:
         made.add_column(column, overflow="fold")
@@ -37,8 +42,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     return made
 
 
-def facts(values: Mapping[str, object]) -> Table:
+def facts(values: Mapping[str, object]) -> "Table":
     """Return one thing as keys and values; what is no text is shown as JSON."""
+    from rich.table import Table  # noqa: PLC0415 - see above
+    from rich.text import Text  # noqa: PLC0415
+
     made = Table(show_header=False, box=None, pad_edge=False)
     made.add_column(style="bold")
     made.add_column(overflow="fold")

@@ -63,6 +63,7 @@ class Attempt:
         secret: The minted value while it is in memory; the journal has it sealed.
         posts_now: POSTs sent by this drive.
         probed: When this drive authenticated as the new secret.
+        arrived: Deliveries that the next write journals too.
     """
 
     desk: Desk
@@ -74,6 +75,7 @@ class Attempt:
     refusals_now: int = 0
     credential_dead: bool = False
     probed: list[datetime] = field(default_factory=list)
+    arrived: tuple[Event, ...] = ()
 
     def drive(self) -> Result:
         """Take the rotation as far as it goes now."""
@@ -354,7 +356,10 @@ class Attempt:
         records = tuple(done[id(r)][0] if id(r) in done else r for r in before)
         self.rotation = replace(self.rotation, deliveries=records)
         events = tuple(event for _, event in done.values())
-        self._write(Write(rotation=self.rotation, events=events, durable=False))
+        if all(done[id(record)][0].state is DeliveryState.DELIVERED for record in pending):
+            self.arrived = events  # a crash before the next write only repeats deliveries, which changes nothing
+        else:
+            self._write(Write(rotation=self.rotation, events=events, durable=False))
 
     def _deliver_one(self, record: DeliveryRecord, mint: Mint) -> tuple[DeliveryRecord, Event]:
         place, attempts = record.place, record.attempts + 1
@@ -547,6 +552,7 @@ class Attempt:
 
     def _write(self, write: Write) -> None:
         """Journal after the fact: a failure is loud but must not stop a delivery of a secret we hold."""
+        write, self.arrived = replace(write, events=(*self.arrived, *write.events)), ()
         try:
             self.desk.journal.write(write)
         except RotatorError as error:

@@ -10,6 +10,7 @@ import itertools
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +27,7 @@ from rotator.journal.sealing import Fingerprints, Keyring, KeySource, key_id_of,
 from rotator.journal.writer import Job, Trail, Writer
 from rotator.model import Lineage, Rotation
 from rotator.ports import Write
+from rotator.recent import Recent
 from rotator.secret import Secret
 
 MINIMUM_FREE_BYTES = 4 * 1024 * 1024
@@ -53,9 +55,9 @@ class Reader:
         for start in range(0, len(token_ids), _CHUNK):
             chunk = token_ids[start : start + _CHUNK]
             marks = ",".join("?" * len(chunk))
-            join = "SELECT m.token_id, l.body FROM members m JOIN lineages l USING (provider, lineage)"
+            join = "SELECT m.token_id, l.version, l.body FROM members m JOIN lineages l USING (provider, lineage)"
             sql = f"{join} WHERE m.provider = ? AND m.token_id IN ({marks})"
-            found |= {token_id: decode(body, Lineage) for token_id, body in self._rows(sql, (provider, *chunk))}
+            found |= {row[0]: _lineage(*row[1:]) for row in self._rows(sql, (provider, *chunk))}
         return found
 
     def open_rotations(self, provider: str) -> Sequence[Rotation]:
@@ -97,8 +99,8 @@ class Reader:
 
     def find_lineages(self, provider: str, word: str) -> list[Lineage]:
         """Return the lineages whose token id, root id or name is `word`."""
-        sql = "SELECT body FROM lineages WHERE provider = ? ORDER BY lineage"
-        every = (decode(body, Lineage) for (body,) in self._rows(sql, (provider,)))
+        sql = "SELECT version, body FROM lineages WHERE provider = ? ORDER BY lineage"
+        every = (_lineage(*row) for row in self._rows(sql, (provider,)))
         return [lineage for lineage in every if word in (lineage.id, lineage.name, *lineage.members)]
 
     def audit_head(self) -> Head | None:
@@ -132,7 +134,14 @@ class Reader:
 class SqliteJournal(Reader):
     """See `ports.Journal`. Build it with `open_journal`."""
 
-    def __init__(self, path: Path, keys: KeySource, trail: Trail, on_audit_failure: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        keys: KeySource,
+        trail: Trail,
+        on_audit_failure: Callable[[str], None],
+        monotonic: Callable[[], float],
+    ) -> None:
         super().__init__(path)
         brand_new = not path.exists()
         self._keyring = Keyring(_key_text(keys, path, brand_new), keys.reference)
@@ -146,6 +155,7 @@ class SqliteJournal(Reader):
         self._instances = Instances(path.with_name(path.name + ".instances"))
         self._numbers = itertools.count(1)
         self._held: dict[str, str] = {}
+        self._proven: Recent[object] = Recent(monotonic)
         self._writer = Writer(self._writing, self._lock, trail, on_audit_failure)
 
     def open(self, rotation: Rotation, lineage: Lineage, events: tuple[Event, ...]) -> bool:
@@ -153,9 +163,7 @@ class SqliteJournal(Reader):
         owner = self._owner()
 
         def change(connection: sqlite3.Connection) -> bool:
-            if _is_open(connection, lineage) or _version(connection, lineage) != lineage.version:
-                return False
-            if self._is_held(connection, lineage.provider, lineage.id):
+            if not _is_as_read(connection, lineage) or self._is_held(connection, lineage.provider, lineage.id):
                 return False
             connection.execute(
                 "INSERT INTO rotations (rotation_id, provider, lineage, owner, opened_at, body)"
@@ -229,10 +237,14 @@ class SqliteJournal(Reader):
 
     def write(self, write: Write) -> None:
         """See `ports.Journal`."""
+        sealed = None
+        if write.rotation is not None and write.secret is not None:
+            mint_id, token_id = write.rotation.mint_id, write.rotation.minted_token_id
+            sealed = self._keyring.seal(write.secret.reveal().encode(), mint_id, token_id)
 
         def change(connection: sqlite3.Connection) -> bool:
             if write.rotation is not None:
-                self._put_rotation(connection, write.rotation, write.secret)
+                self._put_rotation(connection, write.rotation, sealed)
             if write.lineage is not None:
                 _put_lineage(connection, write.lineage)
                 _put_claims(connection, write.lineage, write.claims)
@@ -249,7 +261,7 @@ class SqliteJournal(Reader):
             raise ValueError("remember writes a lineage and no rotation")
 
         def change(connection: sqlite3.Connection) -> bool:
-            if _is_open(connection, lineage) or _version(connection, lineage) != lineage.version:
+            if not _is_as_read(connection, lineage):
                 return False
             _put_lineage(connection, lineage)
             _put_claims(connection, lineage, write.claims)
@@ -277,7 +289,7 @@ class SqliteJournal(Reader):
         free = os.statvfs(self._path.parent)
         if free.f_bavail * free.f_frsize < MINIMUM_FREE_BYTES:
             raise Temporary(f"less than {MINIMUM_FREE_BYTES >> 20} MiB are free for the journal in {self._path.parent}")
-        self._writer.submit(Job(_heartbeat, durable=False))
+        self._proven.get("", lambda: self._writer.submit(Job(_heartbeat, durable=False)))
 
     def erase(self) -> None:
         """See `ports.Journal`."""
@@ -308,20 +320,17 @@ class SqliteJournal(Reader):
         ).fetchone()
         return row is not None and self._instances.alive(row[0].partition(":")[0])
 
-    def _put_rotation(self, connection: sqlite3.Connection, rotation: Rotation, secret: Secret | None) -> None:
-        owner = self._held.get(rotation.id)
-        closed = rotation.closed_at.isoformat() if rotation.closed_at else None
-        changed = connection.execute(
-            "UPDATE rotations SET body = ?, closed_at = ? WHERE rotation_id = ? AND owner = ? AND closed_at IS NULL",
-            (encode(rotation), closed, rotation.id, owner),
-        ).rowcount
-        if changed != 1:
+    def _put_rotation(self, connection: sqlite3.Connection, rotation: Rotation, sealed: bytes | None) -> None:
+        changed: dict[str, object] = {"body": encode(rotation)}
+        if rotation.closed_at is not None:
+            changed |= {"closed_at": rotation.closed_at.isoformat(), "owner": None, "sealed": None}
+        elif sealed is not None:
+            changed["sealed"] = sealed
+        columns = ", ".join(f"{name} = ?" for name in changed)
+        sql = f"UPDATE rotations SET {columns} WHERE rotation_id = ? AND owner = ? AND closed_at IS NULL"  # noqa: S608 - only names
+        found = connection.execute(sql, (*changed.values(), rotation.id, self._held.get(rotation.id))).rowcount
+        if found != 1:
             raise Permanent(f"rotation {rotation.id} is no longer held by this process")
-        if closed:
-            connection.execute("UPDATE rotations SET owner = NULL, sealed = NULL WHERE rotation_id = ?", (rotation.id,))
-        elif secret is not None:
-            sealed = self._keyring.seal(secret.reveal().encode(), rotation.mint_id, rotation.minted_token_id)
-            connection.execute("UPDATE rotations SET sealed = ? WHERE rotation_id = ?", (sealed, rotation.id))
 
     def _fingerprint_key(self, path: Path) -> bytes:
         """Return the journal's own key, made with it, re-sealed when the sealing key was rotated."""
@@ -343,7 +352,11 @@ class SqliteJournal(Reader):
 
 
 def open_journal(
-    path: Path, keys: KeySource, trail: Trail, on_audit_failure: Callable[[str], None] = lambda _: None
+    path: Path,
+    keys: KeySource,
+    trail: Trail,
+    on_audit_failure: Callable[[str], None] = lambda _: None,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> SqliteJournal:
     """Open a journal, or make a new one with a new sealing key.
 
@@ -352,6 +365,7 @@ def open_journal(
         keys: The sealing keys.
         trail: Where audit lines go, inside each commit.
         on_audit_failure: Told when a line that may be missing is missing.
+        monotonic: Returns seconds that never go back: how long one token's preflight serves the others.
 
     Raises:
         ConfigError: The folder, the key or the file cannot be used; nothing was written.
@@ -360,7 +374,7 @@ def open_journal(
     mounts = Path("/proc/self/mounts")
     refuse_network_file_system(path.parent, mounts.read_text() if mounts.exists() else "")
     try:
-        return SqliteJournal(path, keys, trail, on_audit_failure)
+        return SqliteJournal(path, keys, trail, on_audit_failure, monotonic)
     except sqlite3.Error as error:
         failure = translated(error)
         if isinstance(failure, Permanent):
@@ -399,28 +413,37 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     return connection
 
 
-def _is_open(connection: sqlite3.Connection, lineage: Lineage) -> bool:
-    sql = "SELECT 1 FROM rotations WHERE provider = ? AND lineage = ? AND closed_at IS NULL"
-    return connection.execute(sql, (lineage.provider, lineage.id)).fetchone() is not None
+def _is_as_read(connection: sqlite3.Connection, lineage: Lineage) -> bool:
+    """Whether nobody changed a lineage since it was read, and no rotation of it is open."""
+    version, is_open = connection.execute(
+        "SELECT ifnull((SELECT version FROM lineages WHERE provider = ?1 AND lineage = ?2), 0), EXISTS"
+        " (SELECT 1 FROM rotations WHERE provider = ?1 AND lineage = ?2 AND closed_at IS NULL)",
+        (lineage.provider, lineage.id),
+    ).fetchone()
+    return not is_open and version == lineage.version
 
 
-def _version(connection: sqlite3.Connection, lineage: Lineage) -> int:
-    sql = "SELECT version FROM lineages WHERE provider = ? AND lineage = ?"
-    row = connection.execute(sql, (lineage.provider, lineage.id)).fetchone()
-    return row[0] if row else 0
+def _lineage(version: int, body: bytes) -> Lineage:
+    return replace(decode(body, Lineage), version=version)
 
 
 def _put_lineage(connection: sqlite3.Connection, lineage: Lineage) -> None:
-    moved = replace(lineage, version=_version(connection, lineage) + 1)
+    """Write a lineage and raise its version, which is in the column alone: whatever the body says of it is old."""
     connection.execute(
-        "INSERT OR REPLACE INTO lineages (provider, lineage, token_id, version, body) VALUES (?, ?, ?, ?, ?)",
-        (moved.provider, moved.id, moved.token_id, moved.version, encode(moved)),
+        "INSERT INTO lineages (provider, lineage, token_id, version, body) VALUES (?, ?, ?, 1, ?)"
+        " ON CONFLICT (provider, lineage)"
+        " DO UPDATE SET token_id = excluded.token_id, version = version + 1, body = excluded.body",
+        (lineage.provider, lineage.id, lineage.token_id, encode(lineage)),
     )
-    connection.execute("DELETE FROM members WHERE provider = ? AND lineage = ?", (moved.provider, moved.id))
+    members = {lineage.id, *lineage.members}
     connection.executemany(
         "INSERT OR REPLACE INTO members VALUES (?, ?, ?)",
-        [(moved.provider, member, moved.id) for member in {moved.id, *moved.members}],
+        [(lineage.provider, member, lineage.id) for member in members],
     )
+    if lineage.token_id != lineage.id:  # only an overlap ends members
+        marks = ",".join("?" * len(members))
+        sql = f"DELETE FROM members WHERE provider = ? AND lineage = ? AND token_id NOT IN ({marks})"  # noqa: S608 - only marks
+        connection.execute(sql, (lineage.provider, lineage.id, *members))
 
 
 def _put_claims(connection: sqlite3.Connection, lineage: Lineage, claims: tuple[tuple[str, str], ...]) -> None:

@@ -19,6 +19,8 @@ from rotator.events import Event
 from rotator.journal.lock import FileLock
 from rotator.journal.rows import decode, encode, translated
 
+_ROWS = 64  # of history in one statement: every statement may cost a wait for the interpreter's lock
+
 
 class Trail(Protocol):
     """Where audit lines go."""
@@ -33,7 +35,8 @@ class Job:
     """One atomic change.
 
     Attributes:
-        change: Runs inside the transaction; returns whether it did anything worth announcing.
+        change: Runs inside the transaction; returns whether it did anything worth announcing. If it raises an error
+            of ours, it has changed nothing.
         result: Resolved when the batch is committed.
     """
 
@@ -61,6 +64,7 @@ class Writer:
         self._lock = lock
         self._trail = trail
         self._on_audit_failure = on_audit_failure
+        self._level = ""
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="journal", daemon=True)
         self._thread.start()
@@ -103,7 +107,7 @@ class Writer:
 
     def _transaction(self, batch: list[Job]) -> str:
         """Commit the batch; return why audit lines are missing, empty if none are."""
-        self._connection.execute(f"PRAGMA synchronous = {'FULL' if any(job.durable for job in batch) else 'NORMAL'}")
+        self._synchronize("FULL" if any(job.durable for job in batch) else "NORMAL")
         try:
             self._run(batch, audited=True)
         except AuditUnavailable as error:
@@ -116,14 +120,22 @@ class Writer:
             return error.message if any(job.events for job in optional) else ""
         return ""
 
+    def _synchronize(self, level: str) -> None:
+        if level != self._level:
+            self._connection.execute(f"PRAGMA synchronous = {level}")
+            self._level = level
+
     def _run(self, batch: list[Job], *, audited: bool) -> None:
         outcomes: list[tuple[Job, object]] = []
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             for job in batch:
                 outcomes.append((job, self._attempt(job)))
-            if audited:
-                self._announce([job for job, outcome in outcomes if not _came_to_nothing(outcome)], batch)
+            events = [event for job, outcome in outcomes if not _came_to_nothing(outcome) for event in job.events]
+            if events:
+                self._remember(events)
+                if audited:
+                    self._announce(events, durable=any(job.durable for job in batch))
             self._connection.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
@@ -136,31 +148,27 @@ class Writer:
                 job.result.set_result(outcome)
 
     def _attempt(self, job: Job) -> object:
-        """Run one change in a savepoint: a refused one must not spoil its neighbours."""
-        self._connection.execute("SAVEPOINT job")
+        """Run one change; one that refuses changed nothing, so it does not spoil its neighbours."""
+        before = self._connection.total_changes
         try:
-            outcome = job.change(self._connection)
-            for event in job.events if outcome is not False else ():
-                self._remember(event)
+            return job.change(self._connection)
         except RotatorError as error:
-            self._connection.execute("ROLLBACK TO job")
-            outcome = error
-        self._connection.execute("RELEASE job")
-        return outcome
+            if self._connection.total_changes != before:
+                raise
+            return error
 
-    def _remember(self, event: Event) -> None:
-        self._connection.execute(
-            "INSERT INTO history (token_id, rotation_id, body) VALUES (?, ?, ?)",
-            (event.token_id, event.rotation_id, encode(event)),
-        )
+    def _remember(self, events: Sequence[Event]) -> None:
+        rows = [(event.token_id, event.rotation_id, encode(event)) for event in events]
+        for start in range(0, len(rows), _ROWS):
+            chunk = rows[start : start + _ROWS]
+            marks = ",".join(["(?, ?, ?)"] * len(chunk))
+            sql = f"INSERT INTO history (token_id, rotation_id, body) VALUES {marks}"  # noqa: S608 - only marks
+            self._connection.execute(sql, [value for row in chunk for value in row])
 
-    def _announce(self, jobs: list[Job], batch: list[Job]) -> None:
-        events = [event for job in jobs for event in job.events]
-        if not events:
-            return
+    def _announce(self, events: Sequence[Event], *, durable: bool) -> None:
         row = self._connection.execute("SELECT value FROM meta WHERE key = 'audit_head'").fetchone()
         last = decode(row[0], Head) if row else None
-        head = self._trail.append(events, last, any(job.durable for job in batch))
+        head = self._trail.append(events, last, durable)
         self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('audit_head', ?)", (encode(head),))
 
 

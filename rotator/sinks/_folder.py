@@ -1,8 +1,9 @@
 """One folder of the file sink, by descriptor: opened without following links, locked, swept, written atomically.
 
-`flock` on the folder itself is held while a temporary file exists. So whoever holds the lock knows that a temporary
-file it finds belongs to a dead process, and removes it: it may hold a secret. The lock leaves no file behind, and
-excludes threads and processes of one machine; on a network file system, other machines are not excluded.
+`flock` on the folder itself is held while a temporary file exists: shared by those who replace whole files, alone by
+those who merge into what a file holds. So whoever holds it alone knows that a temporary file it finds belongs to a dead
+process, and removes it: it may hold a secret. The lock leaves no file behind, and works between threads and processes
+of one machine; on a network file system, other machines are not excluded.
 """
 
 import errno
@@ -79,6 +80,18 @@ class Existing:
         return stat.S_IMODE(self.status.st_mode)
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Whose the files are that we make in a folder that was shown to be writable."""
+
+    uid: int
+    gid: int
+
+    def covers(self, existing: Existing | None) -> bool:
+        """Whether replacing the file would leave its owner and group as they are without changing any."""
+        return existing is None or (self.uid, self.gid) == (existing.status.st_uid, existing.status.st_gid)
+
+
 @contextmanager
 def translated(location: str) -> Iterator[None]:
     """Turn the system's errors into ours, by the table, and put the location in front of every message.
@@ -115,16 +128,26 @@ def opened(directory: Path, names: Sequence[str], *, create: bool) -> Iterator[i
         os.close(folder)
 
 
-def lock(folder: int) -> None:
-    """Hold the folder against all other threads and processes until its descriptor is closed.
+def identity(folder: int) -> tuple[int, int]:
+    """Return what tells this very folder from all others, also from one that is mounted over it."""
+    status = os.fstat(folder)
+    return status.st_dev, status.st_ino
+
+
+def lock(folder: int, *, alone: bool) -> None:
+    """Hold the folder until its descriptor is closed.
+
+    Args:
+        folder: Its descriptor.
+        alone: Keep all other threads and processes out; otherwise only those who want it alone.
 
     Raises:
-        Temporary: Somebody holds it for longer than half a minute.
+        Temporary: Somebody keeps us out for longer than half a minute.
     """
     deadline = time.monotonic() + _LOCK_WAIT_S
     while True:
         with suppress(BlockingIOError):
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(folder, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
             return
         if time.monotonic() > deadline:
             raise Temporary(f"another process has held the lock of the folder for {_LOCK_WAIT_S:.0f} s")
@@ -132,11 +155,19 @@ def lock(folder: int) -> None:
 
 
 def remove_leftovers(folder: int) -> None:
-    """Remove the temporary files of processes that died; the lock must be held."""
-    for name in os.listdir(folder):
-        if _LEFTOVER.fullmatch(name):
-            with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=folder)
+    """Remove the temporary files of processes that died, under the lock, which is free again afterwards.
+
+    Raises:
+        BlockingIOError: Somebody else has the lock, so a temporary file may belong to the living.
+    """
+    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        for name in os.listdir(folder):
+            if _LEFTOVER.fullmatch(name):
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=folder)
+    finally:
+        fcntl.flock(folder, fcntl.LOCK_UN)
 
 
 def read(folder: int, name: str) -> Existing | None:
@@ -162,28 +193,54 @@ def read(folder: int, name: str) -> Existing | None:
         return Existing(file.read(), status)
 
 
-def prove_writable(folder: int, name: str, existing: Existing | None, mode: int) -> None:
-    """Write, sync and remove a file as large as the real one will be, and show that the real one could be replaced.
+def prove_writable(folder: int, existing: Existing | None, mode: int) -> Proof:
+    """Write, sync and remove a file as large as the real one will be; a lock must be held.
 
     Raises:
-        OSError, Permanent: It could not.
+        OSError, Permanent: It could not be done.
     """
-    size = 16384 + (len(existing.content) if existing else 0)
     temporary, descriptor = _create(folder)
     try:
-        _write(descriptor, os.urandom(size))  # zeros would be compressed away
+        _write(descriptor, os.urandom(_proof_size(existing)))  # zeros would be compressed away
         if existing and not _take_owner(descriptor, existing, mode):
             raise Permanent(
                 f"the file belongs to user {existing.status.st_uid} and group {existing.status.st_gid}, who could not "
                 "read it once it is replaced; give it to the user that runs rotator, or widen group and mode"
             )
         os.fsync(descriptor)
+        made = os.fstat(descriptor)
     finally:
         os.close(descriptor)
         _remove(folder, temporary)
     _sync_entries(folder)
-    if existing:
-        _prove_replaceable(folder, name, existing)
+    return Proof(made.st_uid, made.st_gid)
+
+
+def has_room(folder: int, existing: Existing | None) -> bool:
+    """Whether the file system, as it says itself, can be written now and has room for a file."""
+    status = os.fstatvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    return free >= _proof_size(existing) and not status.f_flag & os.ST_RDONLY
+
+
+def prove_replaceable(folder: int, name: str, existing: Existing) -> None:
+    """Look for what lets a file be written beside this one, but not renamed over it.
+
+    Raises:
+        OSError, Permanent: There is something.
+    """
+    above = os.fstat(folder)
+    owners = (0, existing.status.st_uid, above.st_uid)
+    if above.st_mode & stat.S_ISVTX and os.geteuid() not in owners:
+        raise Permanent("the folder is sticky and the file another user's; only its owner can replace it")
+    descriptor = os.open(name, _OPEN_FILE, dir_fd=folder)
+    try:
+        if _mount(descriptor) != _mount(folder):
+            raise OSError(errno.EBUSY, "mount point")
+        if _unchangeable(descriptor):
+            raise Permanent("the file is marked immutable or append-only; remove the mark with chattr -i -a")
+    finally:
+        os.close(descriptor)
 
 
 def replace(folder: int, name: str, content: bytes, mode: int, existing: Existing | None) -> str:
@@ -312,20 +369,8 @@ def _take_owner(descriptor: int, existing: Existing, mode: int) -> bool:
     return user_reads and group_reads
 
 
-def _prove_replaceable(folder: int, name: str, existing: Existing) -> None:
-    """Look for what lets a file be written beside this one, but not renamed over it."""
-    above = os.fstat(folder)
-    owners = (0, existing.status.st_uid, above.st_uid)
-    if above.st_mode & stat.S_ISVTX and os.geteuid() not in owners:
-        raise Permanent("the folder is sticky and the file another user's; only its owner can replace it")
-    descriptor = os.open(name, _OPEN_FILE, dir_fd=folder)
-    try:
-        if _mount(descriptor) != _mount(folder):
-            raise OSError(errno.EBUSY, "mount point")
-        if _unchangeable(descriptor):
-            raise Permanent("the file is marked immutable or append-only; remove the mark with chattr -i -a")
-    finally:
-        os.close(descriptor)
+def _proof_size(existing: Existing | None) -> int:
+    return 16384 + (len(existing.content) if existing else 0)
 
 
 def _mount(descriptor: int) -> str:

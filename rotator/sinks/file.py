@@ -7,7 +7,9 @@ the folder holds, so threads and processes may share a directory.
 
 import os
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from rotator.errors import NotFound, Permanent
 from rotator.model import Grade, Held, Mint, Place, Receipt
+from rotator.recent import Recent
 from rotator.secret import Secret
 from rotator.sinks import _env, _folder, _json
 from rotator.sinks._paths import parse_path, relative_path
@@ -145,13 +148,16 @@ class FileSink:
     Args:
         name: As configured.
         directory: Need not exist yet; its parent must.
+        monotonic: Returns seconds that never go back: how long one token's proof of a folder serves the others.
     """
 
     preflight_grade = Grade.PROVEN
 
-    def __init__(self, name: str, directory: Path) -> None:
+    def __init__(self, name: str, directory: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.name = name
         self._directory = os.path.abspath(directory)
+        self._cleared: Recent[None] = Recent(monotonic)
+        self._proven: Recent[_folder.Proof] = Recent(monotonic)
 
     def resolve(self, options: Mapping[str, object], facts: Mapping[str, str]) -> Place:
         """See `ports.Sink`. A raw file is one place; in env and json files every key is."""
@@ -169,14 +175,18 @@ class FileSink:
     def preflight(self, place: Place) -> None:
         """See `ports.Sink`."""
         target = _Target.of(place)
-        with _folder.translated(place.location):
-            _prove(target)
+        with _folder.translated(place.location), self._tidy(target) as folder:
+            existing = _folder.read(folder, target.names[-1])
+            _refuse_unmergeable(target, existing)
+            self._prove(folder, existing, target.mode)
+            if existing:
+                _folder.prove_replaceable(folder, target.names[-1], existing)
 
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`. If the content would not change, nothing is written but what is there is made durable."""
         target = _Target.of(place)
-        with _folder.translated(place.location):
-            version = _write(target, mint)
+        with _folder.translated(place.location), self._tidy(target) as folder:
+            version = _write(folder, target, mint)
         return Receipt(place.location, version)
 
     def read_back(self, place: Place) -> Held:
@@ -184,6 +194,27 @@ class FileSink:
         target = _Target.of(place)
         with _folder.translated(place.location):
             return _held(target)
+
+    @contextmanager
+    def _tidy(self, target: _Target) -> Iterator[int]:
+        """Open the target's folder, made if missing, cleared of what the dead left in it a moment ago."""
+        with _folder.opened(Path(target.directory), target.names[:-1], create=True) as folder:
+            with suppress(BlockingIOError):  # somebody is writing: whoever comes next tries again
+                self._cleared.get(_folder.identity(folder), lambda: _folder.remove_leftovers(folder))
+            yield folder
+
+    def _prove(self, folder: int, existing: _folder.Existing | None, mode: int) -> None:
+        """Show that the folder can be written: many tokens share one proof a moment, where it says enough for them."""
+
+        def prove(beside: _folder.Existing | None) -> _folder.Proof:
+            _folder.lock(folder, alone=False)
+            return _folder.prove_writable(folder, beside, mode)
+
+        shared = _folder.has_room(folder, existing) and self._proven.get(
+            _folder.identity(folder), lambda: prove(None)
+        ).covers(existing)
+        if not shared:
+            prove(existing)
 
 
 def _check_field(kind: str, key: str, text: str) -> None:
@@ -214,26 +245,15 @@ def _unwritable(key: str) -> str:
     return f"the value of {key} has characters on which readers of env files disagree; use json, or leave the key out"
 
 
-def _prove(target: _Target) -> None:
-    with _folder.opened(Path(target.directory), target.names[:-1], create=True) as folder:
-        _folder.lock(folder)
-        _folder.remove_leftovers(folder)
-        existing = _folder.read(folder, target.names[-1])
-        _refuse_unmergeable(target, existing)
-        _folder.prove_writable(folder, target.names[-1], existing, target.mode)
-
-
-def _write(target: _Target, mint: Mint) -> str:
-    with _folder.opened(Path(target.directory), target.names[:-1], create=True) as folder:
-        _folder.lock(folder)
-        _folder.remove_leftovers(folder)
-        existing = _folder.read(folder, target.names[-1])
-        _refuse_unmergeable(target, existing)
-        content = _merged(target, existing.content if existing else b"", mint)
-        if existing and existing.content == content and existing.mode == target.mode:
-            _folder.sync(folder, target.names[-1])
-            return existing.version
-        return _folder.replace(folder, target.names[-1], content, target.mode, existing)
+def _write(folder: int, target: _Target, mint: Mint) -> str:
+    _folder.lock(folder, alone=target.format in _KEYED)
+    existing = _folder.read(folder, target.names[-1])
+    _refuse_unmergeable(target, existing)
+    content = _merged(target, existing.content if existing else b"", mint)
+    if existing and existing.content == content and existing.mode == target.mode:
+        _folder.sync(folder, target.names[-1])
+        return existing.version
+    return _folder.replace(folder, target.names[-1], content, target.mode, existing)
 
 
 def _held(target: _Target) -> Held:

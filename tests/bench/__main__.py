@@ -13,6 +13,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from tests.lab import write_config
@@ -36,15 +38,18 @@ def api(folder: Path, tokens: int, *arguments: str, **settings: object) -> Itera
         process.stdout.close()
 
 
-def cpu_ms(command: list[str], runs: int = 9) -> float:
-    """Return the median CPU time of a command, milliseconds."""
-    spent = []
-    for _ in range(runs):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent.append((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000)
-    return statistics.median(spent)
+def spent_ms(command: list[str]) -> float:
+    """Run a command and return the CPU time it took, milliseconds."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000
+
+
+def cpu_ms(measured: list[str], baseline: list[str], runs: int = 15) -> tuple[float, float]:
+    """Return the median CPU times of two commands that run in turn, so that a busy machine is busy for both."""
+    pairs = [(spent_ms(measured), spent_ms(baseline)) for _ in range(runs)]
+    return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
 
 
 def sweep_command(config: Path) -> list[str]:
@@ -54,12 +59,11 @@ def sweep_command(config: Path) -> list[str]:
 
 def startup() -> None:
     """--version against bare Python, an idle sweep against an httpx client."""
-    bare, version = cpu_ms([sys.executable, "-c", "pass"]), cpu_ms([sys.executable, "-m", "rotator", "--version"])
+    version, bare = cpu_ms([sys.executable, "-m", "rotator", "--version"], [sys.executable, "-c", "pass"])
     print(f"--version: {version:.0f} ms CPU = {version / bare:.2f} x bare Python")
-    client = cpu_ms([sys.executable, "-c", "import httpx; httpx.Client()"])
     with tempfile.TemporaryDirectory() as folder, api(Path(folder), 6) as config:
         subprocess.run(sweep_command(config), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        idle = cpu_ms(sweep_command(config))
+        idle, client = cpu_ms(sweep_command(config), [sys.executable, "-c", "import httpx; httpx.Client()"])
     print(f"idle sweep: {idle:.0f} ms CPU = {idle / client:.2f} x an httpx client ({client:.0f} ms)")
 
 
@@ -81,39 +85,60 @@ def memory() -> None:
     print(f"memory: {large:.1f} MiB over 60,000 tokens, {small:.1f} MiB over 500: {large - small:+.1f} MiB")
 
 
-def rotations(config: Path) -> tuple[int, float, int]:
-    """Run a sweep; return how many settled, in how many seconds from first to last, and how many were refused."""
-    run = subprocess.run(sweep_command(config), capture_output=True, text=True, check=False)
-    settled = len(json.loads(run.stdout)["settled"])
-    times = [json.loads(line) for line in run.stderr.splitlines() if '"token_rotated"' in line]
-    moments = sorted(row["time"] for row in times)
-    seconds = (_epoch(moments[-1]) - _epoch(moments[0])) if len(moments) > 1 else 0.0
-    return settled, seconds, run.stderr.count('"rotation_refused"')
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a sweep did: how many settled, in how many seconds from first to last, at what CPU time of its own."""
+
+    settled: int
+    seconds: float
+    refused: int
+    cpu_ms: float
+
+    @property
+    def rate(self) -> float:
+        """Rotations per second."""
+        return (self.settled - 1) / self.seconds
+
+
+def rotations(config: Path) -> Run:
+    """Run a sweep that logs to a file, as a service does."""
+    log = config.with_suffix(".log")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with log.open("w") as stream:
+        run = subprocess.run(sweep_command(config), stdout=subprocess.PIPE, stderr=stream, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    moments = sorted(line["time"] for line in lines if line["event"] == "token_rotated")
+    return Run(
+        len(json.loads(run.stdout)["settled"]),
+        _epoch(moments[-1]) - _epoch(moments[0]),
+        sum(line["event"] == "rotation_refused" for line in lines),
+        (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000,
+    )
 
 
 def _epoch(text: str) -> float:
-    from datetime import datetime
-
     return datetime.fromisoformat(text).timestamp()
 
 
 def rate() -> None:
     """Rotations under the documented limits against the ten POSTs a second that are allowed."""
     with tempfile.TemporaryDirectory() as folder, api(Path(folder), 300, get=25, post=10) as config:
-        settled, seconds, refused = rotations(config)
-    reached = (settled - 1) / seconds
-    print(f"rate: {settled} rotations, {reached:.2f}/s = {reached / 10:.1%} of the limit; refused: {refused}")
+        run = rotations(config)
+    print(f"rate: {run.settled} rotations, {run.rate:.2f}/s = {run.rate / 10:.1%} of the limit; refused: {run.refused}")
 
 
 def pipeline() -> None:
     """The durable pipeline at 20 ms latency, limits lifted, against workers / latency of its three calls."""
     with tempfile.TemporaryDirectory() as folder, api(Path(folder), 3000, "--no-limits", "--latency", "0.02") as config:
         started = time.monotonic()
-        settled, seconds, _ = rotations(config)
+        run = rotations(config)
         whole = time.monotonic() - started
     limit = 16 / (0.02 * CALLS_PER_ROTATION)
-    reached = (settled - 1) / seconds
-    print(f"pipeline: {reached:.0f} rotations/s of {limit:.0f} = {reached / limit:.2f} ({settled} in {whole:.1f} s)")
+    print(
+        f"pipeline: {run.rate:.0f} rotations/s of {limit:.0f} = {run.rate / limit:.2f} "
+        f"({run.settled} in {whole:.1f} s, {run.cpu_ms / run.settled:.1f} ms CPU each, start and plan included)"
+    )
 
 
 MEASUREMENTS: dict[str, Callable[[], None]] = {

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,12 +20,13 @@ import pytest
 from rotator.audit import AuditFile, Author, verify
 from rotator.errors import AuditUnavailable, ConfigError, Permanent, RotatorError, Temporary
 from rotator.events import Event, EventName
-from rotator.journal.lock import refuse_network_file_system
+from rotator.journal.lock import FileLock, refuse_network_file_system
 from rotator.journal.rows import translated
 from rotator.journal.sealing import Keyring, KeySource
 from rotator.journal.sqlite import Reader, SqliteJournal, open_journal
 from rotator.model import Generation, Lineage, Reason, Rotation, Scope, State
 from rotator.ports import Write
+from rotator.recent import MOMENT_S
 from rotator.secret import Secret
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -217,6 +219,40 @@ def test_many_threads_share_commits(tmp_path: Path) -> None:
             thread.join()
         assert len(journal.open_rotations("astro")) == 64
         assert journal.lineages("astro", [f"t{n}" for n in range(64)]).keys() == {f"t{n}" for n in range(64)}
+
+
+def test_a_preflight_serves_all_tokens_for_a_moment(tmp_path: Path) -> None:
+    """Within a second the journal is not written again to show that it can be; after it, it is."""
+    now = [0.0]
+    trail = AuditFile(tmp_path / "audit", Author("test", "i"))
+    journal = open_journal(tmp_path / "rotator.db", keys(tmp_path), trail, monotonic=lambda: now[0])
+    try:
+        journal.preflight()
+        other = FileLock(tmp_path / "rotator.db.lock")
+        with other.held():  # whoever writes now has to wait
+            journal.preflight()
+            now[0] += MOMENT_S
+            late = threading.Thread(target=journal.preflight)
+            late.start()
+            late.join(0.2)
+            assert late.is_alive()
+        late.join(30)
+        assert not late.is_alive()
+        other.close()
+    finally:
+        journal.close()
+
+
+def test_a_refused_change_does_not_spoil_its_neighbours(tmp_path: Path) -> None:
+    """Of many writes in one commit, those of rotations that we do not hold fail alone, without a trace in history."""
+    with opened(tmp_path) as journal:
+        good = [minted(journal, number) for number in range(8)]
+        strangers = [rotation(100 + number) for number in range(8)]
+        mixed = [one for pair in zip(good, strangers, strict=True) for one in pair]
+        with ThreadPoolExecutor(16) as pool:
+            futures = [pool.submit(journal.write, Write(rotation=one, events=(fact(),))) for one in mixed]
+        assert [type(future.exception()) for future in futures] == [type(None), Permanent] * 8
+        assert len(list(journal.history())) == 8 + 8  # of opening and writing the good ones
 
 
 def test_an_audit_that_fails_stops_the_intent_but_not_the_mint(tmp_path: Path) -> None:

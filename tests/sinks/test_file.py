@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import select
 import socket
 import stat
@@ -12,8 +13,10 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -26,10 +29,12 @@ from rotator import sinks
 from rotator.errors import NotFound, OutcomeUnknown, Permanent, RotatorError, Temporary
 from rotator.model import Place
 from rotator.ports import Sink
+from rotator.recent import MOMENT_S
 from rotator.secret import Secret
 from rotator.sinks import _env, _json
 from rotator.sinks._folder import FAILURES, confirm, translated
 from rotator.sinks._paths import encoded, parse_path, relative_path
+from rotator.sinks.file import FileSink
 from tests.sinks.contract import (
     CANARY,
     OTHER,
@@ -49,6 +54,32 @@ LEFTOVER = f".rotator-{'0' * 32}"
 def build(directory: Path) -> Sink:
     """Return the sink over an absolute directory."""
     return FILE.build("files", FILE.Options(directory=str(directory)), Path("/"))
+
+
+class Clock:
+    """Stands still unless a test moves it."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@contextmanager
+def watched() -> Iterator[list[str]]:
+    """Yield a list of the system calls that this thread makes to put something on the disk."""
+    seen: list[str] = []
+
+    def note(_: FrameType, what: str, function: object) -> None:
+        if what == "c_call" and function in (os.fsync, os.rename):
+            seen.append(function.__name__)  # type: ignore[attr-defined]
+
+    sys.setprofile(note)
+    try:
+        yield seen
+    finally:
+        sys.setprofile(None)
 
 
 def place_of(sink: Sink, name: str = "svc-airflow", **block: object) -> Place:
@@ -878,6 +909,101 @@ def test_a_rename_that_the_disk_does_not_confirm_is_in_doubt(tmp_path: Path) -> 
         confirm(descriptor)
 
 
+# Proofs that many share
+
+
+def test_one_proof_of_a_folder_serves_all_its_places_for_a_moment(tmp_path: Path) -> None:
+    """Within a second the folder is not written again; after it, and for another folder, it is proven anew."""
+    clock = Clock()
+    sink = FileSink("files", tmp_path, clock)
+    counts = []
+    for path, passed_s in (("a", 0.0), ("b", 0.0), ("c", MOMENT_S / 2), ("team/a", 0.0), ("d", MOMENT_S)):
+        place = place_of(sink, path=path)
+        (tmp_path / "team").mkdir(exist_ok=True)
+        clock.now_s += passed_s
+        with watched() as seen:
+            sink.preflight(place)
+        counts.append(seen.count("fsync"))
+    assert counts == [2, 0, 0, 2, 2]
+    assert os.listdir(tmp_path) == ["team"]
+
+
+def test_a_shared_proof_does_not_hide_what_is_wrong_with_one_file(tmp_path: Path) -> None:
+    """A place whose own file cannot be replaced is refused, whatever was proven for others a moment ago."""
+    sink = FileSink("files", tmp_path, Clock())
+    sink.preflight(place_of(sink))
+    (tmp_path / "keys").write_text("A=1\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("keys")
+    for name in ("keys", "folder", "link"):
+        with raising_without_secret(Permanent):
+            sink.preflight(place_of(sink, path=name))
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can give files away")
+def test_a_file_of_another_owner_gets_a_proof_of_its_own(tmp_path: Path) -> None:
+    """That a folder can be written does not say that a file can be given to whom it belongs."""
+    sink = FileSink("files", tmp_path, Clock())
+    sink.preflight(place_of(sink))
+    (tmp_path / "theirs").write_text("old")
+    os.chown(tmp_path / "theirs", 65534, 65534)
+    with watched() as seen:
+        sink.preflight(place_of(sink, path="theirs"))
+    assert seen == ["fsync", "fsync"]
+
+
+def test_a_failed_proof_is_no_proof(tmp_path: Path) -> None:
+    """As long as the folder cannot be written every token is told so, and as soon as it can, every token passes."""
+    sink = FileSink("files", tmp_path, Clock())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        for name in ("a", "b"):
+            with raising_without_secret(Permanent, match="larger than the process may write"):
+                sink.preflight(place_of(sink, path=name))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    sink.preflight(place_of(sink, path="a"))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can mount a small disk")
+def test_a_disk_that_fills_up_ends_a_proof(tmp_path: Path) -> None:
+    """A proof does not serve longer than there is room, though its moment has not passed."""
+    with mounted(tmp_path, "-t", "tmpfs", "-o", "size=64k", "tmpfs"):
+        sink = FileSink("files", tmp_path, Clock())
+        sink.preflight(place_of(sink, path="a"))
+        fill(tmp_path / "filler")
+        with raising_without_secret(Temporary, match="the disk is full"):
+            sink.preflight(place_of(sink, path="b"))
+
+
+@pytest.mark.parametrize("block", [{}, {"format": "env"}])
+def test_a_receipt_comes_after_file_and_folder_are_on_the_disk(tmp_path: Path, block: dict[str, object]) -> None:
+    """The content is synced before it gets its name, and the folder after, whatever was proven or written before."""
+    sink = build(tmp_path)
+    for number, expected in ((1, ["fsync", "rename", "fsync"]), (2, ["fsync", "rename", "fsync"]), (2, ["fsync"] * 2)):
+        with watched() as seen:
+            sink.deliver(place_of(sink, **block), mint(f"canary-{number}", number))
+        assert seen == expected
+
+
+def test_threads_write_one_folder_together(tmp_path: Path) -> None:
+    """Sixteen threads prove and write places of one folder; each ends whole, and nothing is left over."""
+    sink = build(tmp_path)
+
+    def one(number: int) -> None:
+        place = place_of(sink, f"svc-{number}")
+        sink.preflight(place)
+        sink.deliver(place, mint(f"canary-{number}", number))
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(one, range(200)))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        f"svc-{number}": f"canary-{number}" for number in range(200)
+    }
+
+
 # Locks, crashes, races
 
 
@@ -917,15 +1043,53 @@ def killed(process: "subprocess.Popen[bytes]") -> None:
 
 def test_leftovers_of_the_dead_are_removed_and_nothing_else(tmp_path: Path) -> None:
     """A temporary file that a crash left behind may hold a secret: preflight and delivery remove it."""
-    sink = build(tmp_path)
+    clock = Clock()
+    sink = FileSink("files", tmp_path, clock)
     place = place_of(sink, path="team/{name}")
     sink.preflight(place)
     keep = [".rotator-notes", ".rotator-", f"{LEFTOVER}0", "x" + LEFTOVER]
     for call in (sink.preflight, lambda place: sink.deliver(place, mint())):
+        clock.now_s += MOMENT_S
         for name in (LEFTOVER, *keep):
             (tmp_path / "team" / name).write_text(CANARY)
         call(place)
         assert sorted(set(os.listdir(tmp_path / "team")) - {"svc-airflow"}) == sorted(keep)
+
+
+LIVE = """
+    import fcntl
+    fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_SH)
+    Path(sys.argv[1], sys.argv[2]).write_text("canary")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_temporary_files_of_the_living_stay(tmp_path: Path) -> None:
+    """While another process writes, nobody removes its file, and raw files are written beside it; once it is dead,
+    the very next call removes it."""
+    sink = FileSink("files", tmp_path, Clock())
+    writer = another_process(LIVE, tmp_path, LEFTOVER)
+    assert said(writer) == b"writing\n"
+    for number in range(3):
+        place = place_of(sink, f"svc-{number}")
+        sink.preflight(place)
+        sink.deliver(place, mint())
+        assert path_of(place).read_text() == CANARY
+        assert (tmp_path / LEFTOVER).exists()
+    killed(writer)
+    sink.preflight(place)
+    assert not (tmp_path / LEFTOVER).exists()
+
+
+def test_keys_are_not_merged_while_others_write(tmp_path: Path) -> None:
+    """An env file is read and replaced by nobody else meanwhile, also not by who replaces whole files."""
+    writer = another_process(LIVE, tmp_path, LEFTOVER)
+    assert said(writer) == b"writing\n"
+    merger = another_process("sink.deliver(place_of(path='a.env', format='env'), mint('x')); print('merged')", tmp_path)
+    assert not select.select([merger.stdout], [], [], 0.5)[0]
+    killed(writer)
+    assert merger.communicate(timeout=30)[0] == b"merged\n"
 
 
 CRASH = """
@@ -938,7 +1102,8 @@ CRASH = """
 
 def test_a_killed_process_leaves_the_old_or_the_new_secret(tmp_path: Path) -> None:
     """Whenever the process dies, the file is whole, its neighbours stay, and no temporary file outlives the next."""
-    sink = build(tmp_path)
+    clock = Clock()
+    sink = FileSink("files", tmp_path, clock)
     place = place_of(sink, path="x.json", format="json")
     (tmp_path / "x.json").write_text('{"neighbour": 1.10}')
     leftovers = 0
@@ -949,6 +1114,7 @@ def test_a_killed_process_leaves_the_old_or_the_new_secret(tmp_path: Path) -> No
         killed(process)
         leftovers += len(os.listdir(tmp_path)) - 1
         assert_whole((tmp_path / "x.json").read_text())
+        clock.now_s += MOMENT_S
         sink.deliver(place, mint())
         assert os.listdir(tmp_path) == ["x.json"]
         assert_whole((tmp_path / "x.json").read_text())
