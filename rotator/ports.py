@@ -289,14 +289,15 @@ class Journal(Protocol):
         """
         ...
 
-    def remember(self, write: Write) -> bool:
-        """Commit what was learnt of a lineage outside a rotation.
+    def remember(self, *writes: Write) -> tuple[bool, ...]:
+        """Commit what was learnt of lineages outside rotations.
 
         Args:
-            write: With a lineage and no rotation; the lineage's `version` is still that of when it was read.
+            writes: Each with a lineage and no rotation; its `version` is still that of when it was read.
 
         Returns:
-            False if somebody changed the lineage since then, or a rotation of it is open; then nothing was written.
+            For each, False if somebody changed the lineage since then, or a rotation of it is open; then nothing of it
+            was written.
 
         Raises:
             AuditUnavailable, Temporary, Permanent: Nothing was written.

@@ -293,7 +293,7 @@ def _write(hands: Hands, held: Token | None, write: Write, *, gone: bool = False
         lineage = _lineage(hands, held)
         if held.id == lineage.token_id:  # not an old member in grace
             lineage = replace(lineage, name=held.name, gone_at=hands.clock.now() if gone else lineage.gone_at)
-        if hands.journal.remember(replace(write, lineage=lineage)):
+        if all(hands.journal.remember(replace(write, lineage=lineage))):
             return
     raise Temporary(f"{held.id}: its record changes all the time; try again")
 

@@ -164,12 +164,15 @@ class Desk:
 
     def remember(self, lineage: Lineage, *events: Event, claims: tuple[tuple[str, str], ...] = ()) -> bool:
         """Journal what was learnt of a lineage outside a rotation, and tell; False if it changed meanwhile."""
-        write = Write(lineage=lineage, events=events, claims=claims, durable=bool(events))
-        if not self.journal.remember(write):
-            return False
-        for event in events:
-            self.emit(event)
-        return True
+        return self.remember_all([Write(lineage=lineage, events=events, claims=claims, durable=bool(events))])
+
+    def remember_all(self, writes: Sequence[Write]) -> bool:
+        """Journal and tell what was learnt of several lineages; False if one of them changed meanwhile."""
+        noted = self.journal.remember(*writes)
+        for write, is_noted in zip(writes, noted, strict=True):
+            for event in write.events if is_noted else ():
+                self.emit(event)
+        return all(noted)
 
     def about(
         self, name: EventName, token: Token | Retiring, policy: str, place: Place | None = None, **facts: Unpack[Facts]

@@ -17,6 +17,7 @@ from rotator.errors import NotFound, RotatorError
 from rotator.events import EventName
 from rotator.model import Held, Lineage, Place, Skip, Token
 from rotator.planning import Candidate, Known, candidate, place_problem
+from rotator.ports import Write
 from rotator.secret import Secret
 
 PROBES = 20  # remembered for each lineage
@@ -123,8 +124,10 @@ def looked(desk: Desk, rows: Sequence[tuple[Candidate, Lineage | None]], known: 
     fresh: dict[int, Candidate] = {}
     if wanted:
         with ThreadPoolExecutor(desk.settings.workers, thread_name_prefix="look") as pool:
-            found = pool.map(lambda at: _look_at(desk, *rows[at], known), wanted)
-            fresh = dict(zip(wanted, found, strict=True))
+            found = list(pool.map(lambda at: _look_at(desk, *rows[at], known), wanted))
+        fresh = {at: row for at, (row, _) in zip(wanted, found, strict=True)}
+        if desk.writing:
+            desk.remember_all([write for _, write in found if write is not None])
     for at, (row, _) in enumerate(rows):
         yield fresh.get(at, row)
 
@@ -137,21 +140,20 @@ def _may_look(row: Candidate) -> bool:
     return is_settled and row.decision.skip in _LOOKABLE
 
 
-def _look_at(desk: Desk, row: Candidate, lineage: Lineage | None, known: Known) -> Candidate:
+def _look_at(desk: Desk, row: Candidate, lineage: Lineage | None, known: Known) -> tuple[Candidate, Write | None]:
+    """Return the candidate decided anew, and what is to be journalled of it."""
     token = row.token
     lineage = lineage or Lineage(desk.provider.name, token.id, token.id, token.name)
     try:
         places = desk.places(row.policy, token, lineage.id)
     except RotatorError:
-        return row  # it has no safe place: said when it is due
+        return row, None  # it has no safe place: said when it is due
     if place_problem(places, lineage, {}, lineage.id):
-        return row  # it is to move first
+        return row, None  # it is to move first
     seen = look(desk, token, lineage, places)
     diagnosis = diagnose(token, lineage, seen.sightings, known.now)
     learnt = learn(desk, token, lineage, places, seen, diagnosis)
-    if desk.writing:
-        _journal(desk, row, lineage, learnt, places if diagnosis.adopted else ())
-    return candidate(token, row.policy, learnt, known)
+    return candidate(token, row.policy, learnt, known), _note(desk, row, lineage, learnt, diagnosis, places)
 
 
 def learn(
@@ -184,7 +186,9 @@ def taken_over(desk: Desk, token: Token, lineage: Lineage, places: Sequence[Plac
     )
 
 
-def _journal(desk: Desk, row: Candidate, before: Lineage, learnt: Lineage, places: Sequence[Place]) -> None:
+def _note(
+    desk: Desk, row: Candidate, before: Lineage, learnt: Lineage, diagnosis: Diagnosis, places: Sequence[Place]
+) -> Write:
     events = []
     drift = learnt.drift
     if drift is not None and (
@@ -192,8 +196,8 @@ def _journal(desk: Desk, row: Candidate, before: Lineage, learnt: Lineage, place
     ):
         said = f"{drift.kind}: {drift.message}"
         events.append(desk.about(EventName.DRIFT_FOUND, row.token, row.policy.name, message=said, error=drift.kind))
-    if places:
+    if diagnosis.adopted:
         said = "its sinks hold the live secret already: taken over"
         events.append(desk.about(EventName.SECRET_ADOPTED, row.token, row.policy.name, message=said))
-    claimed = tuple(claim for place in places for claim in place.claims)
-    desk.remember(learnt, *events, claims=claimed)
+    claims = tuple(claim for place in places for claim in place.claims) if diagnosis.adopted else ()
+    return Write(lineage=learnt, claims=claims, events=tuple(events), durable=bool(events))

@@ -254,20 +254,10 @@ class SqliteJournal(Reader):
         if write.rotation is not None and write.rotation.closed_at is not None:
             self._held.pop(write.rotation.id, None)
 
-    def remember(self, write: Write) -> bool:
+    def remember(self, *writes: Write) -> tuple[bool, ...]:
         """See `ports.Journal`."""
-        lineage = write.lineage
-        if lineage is None or write.rotation is not None:
-            raise ValueError("remember writes a lineage and no rotation")
-
-        def change(connection: sqlite3.Connection) -> bool:
-            if not _is_as_read(connection, lineage):
-                return False
-            _put_lineage(connection, lineage)
-            _put_claims(connection, lineage, write.claims)
-            return True
-
-        return bool(self._writer.submit(Job(change, write.events, write.must_audit, write.durable)))
+        jobs = [Job(_noting(write), write.events, write.must_audit, write.durable) for write in writes]
+        return tuple([bool(outcome) for outcome in self._writer.submit_all(jobs)])
 
     def secret(self, rotation: Rotation) -> Secret:
         """See `ports.Journal`."""
@@ -425,6 +415,21 @@ def _is_as_read(connection: sqlite3.Connection, lineage: Lineage) -> bool:
 
 def _lineage(version: int, body: bytes) -> Lineage:
     return replace(decode(body, Lineage), version=version)
+
+
+def _noting(write: Write) -> Callable[[sqlite3.Connection], bool]:
+    lineage = write.lineage
+    if lineage is None or write.rotation is not None:
+        raise ValueError("remember writes lineages and no rotations")
+
+    def change(connection: sqlite3.Connection) -> bool:
+        if not _is_as_read(connection, lineage):
+            return False
+        _put_lineage(connection, lineage)
+        _put_claims(connection, lineage, write.claims)
+        return True
+
+    return change
 
 
 def _put_lineage(connection: sqlite3.Connection, lineage: Lineage) -> None:

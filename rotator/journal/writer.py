@@ -74,6 +74,12 @@ class Writer:
         self._queue.put(job)
         return job.result.result()
 
+    def submit_all(self, jobs: Sequence[Job]) -> list[object]:
+        """Wait until all changes are committed, in as few commits as it takes; raises what the first of them raised."""
+        for job in jobs:
+            self._queue.put(job)
+        return [job.result.result() for job in jobs]
+
     def close(self) -> None:
         """Finish what is queued and stop."""
         self._queue.put(None)
