@@ -15,7 +15,7 @@ from rotator.model import Lineage, Policy, Scope, Skip, Strategy, Token
 from rotator.planning import Candidate, Decision, Known, Plan, Row, guard, place_problem, selects, survey
 from rotator.ports import Listing, OwnCredential
 
-PAGE = 1000
+PAGE = 250  # tokens decided and looked at in one go: more would only take memory
 
 Skipped = Callable[[Row], None]
 
