@@ -11,7 +11,7 @@ from enum import Enum
 
 from rotator.model import Drift, DriftKind, Heal, Lineage, Place, Token
 
-FIGHT = timedelta(days=7)  # a second rotation because of drift within this means that somebody fights us
+FIGHT = timedelta(days=7)  # what drifts again within this after a rotation for it means that somebody fights us
 
 
 class Seen(Enum):
@@ -54,7 +54,7 @@ class Diagnosis:
 
 def moved_elsewhere(token: Token, lineage: Lineage | None) -> bool:
     """Whether the token was rotated since we settled it, and not by us."""
-    return lineage is not None and lineage.generation is not None and token.generation.moved_since(lineage.generation)
+    return lineage is not None and lineage.generation is not None and token.generation.is_past(lineage.generation)
 
 
 def wants_look(token: Token, lineage: Lineage | None, now: datetime, every: timedelta) -> bool:
@@ -132,6 +132,12 @@ def _names(sightings: Sequence[Sighting]) -> str:
     return ", ".join(f"{s.place.sink}:{s.place.location}" for s in sightings)
 
 
-def fights(lineage: Lineage, now: datetime) -> bool:
-    """Whether drift made us rotate this lineage so lately that another time would be a fight with somebody."""
-    return any(now - FIGHT < moment for moment in lineage.drift_rotations)
+def fights(lineage: Lineage, now: datetime, most: int) -> bool:
+    """Whether others have undone our rotations of this lineage so often lately that another one would be a fight.
+
+    Args:
+        lineage: What the journal remembers.
+        now: UTC.
+        most: How many times within `FIGHT` are still no fight.
+    """
+    return sum(now - FIGHT < moment for moment in lineage.drift_rotations) > most

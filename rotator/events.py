@@ -21,6 +21,7 @@ class EventName(StrEnum):
     PLAN_ACCEPTED = "plan_accepted"
     PREFLIGHT_FAILED = "preflight_failed"
     ROTATION_SKIPPED = "rotation_skipped"
+    PLACE_REFUSED = "place_refused"
     ROTATION_INTENDED = "rotation_intended"
     ROTATION_REFUSED = "rotation_refused"
     ROTATION_IN_DOUBT = "rotation_in_doubt"

@@ -23,6 +23,7 @@ _LOUD = frozenset(
         EventName.DRIFT_FOUND,
         EventName.EXPIRY_UNMOVED,
         EventName.JOURNAL_FAILED,
+        EventName.PLACE_REFUSED,
         EventName.PLAN_REFUSED,
         EventName.PREFLIGHT_FAILED,
         EventName.RETIREMENT_DELAYED,

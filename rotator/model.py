@@ -162,6 +162,10 @@ class Generation:
             return self.start_at != earlier.start_at
         return self.last_rotated_at != earlier.last_rotated_at
 
+    def is_past(self, earlier: "Generation") -> bool:
+        """Whether this one is newer; an older one than we know comes from a replica that lags, and proves nothing."""
+        return self.moment > earlier.moment
+
 
 @dataclass(frozen=True, slots=True)
 class Role:
@@ -464,6 +468,7 @@ class Rotation:
         name, scope, organization_id: Pinned when the intent was written (confused deputy).
         observed: The generation at the last look before the latest POST.
         posts: How many POSTs have been journalled so far: one is written *before* each leaves.
+        refused: How many of them certainly had no effect.
         losses: How many of them are known to have made a secret that nobody holds.
         mint_id: Of the value that is sealed; empty before the first.
         minted: The generation that the rotate response showed.
@@ -500,6 +505,7 @@ class Rotation:
     own: bool = False
     end_at_before: datetime | None = None
     posts: int = 0
+    refused: int = 0
     losses: int = 0
     mint_id: str = ""
     minted: Generation | None = None
@@ -595,7 +601,10 @@ class Lineage:
         version: Counts the changes of this record; a rotation opens only if it has not moved since the last look.
         minted_at: Our latest successful POST, settled or not.
         settled_at: None until the first settlement, from then on the credential is *managed*.
-        places: Where it last settled, as (sink, location).
+        places: Where it last settled.
+        scope, workspace_id, deployment_id: Of the token, so that it can be addressed; None if not known.
+        twin: A member that was made and has not settled yet.
+        missing_since: When the API first did not know the member in use any more.
         fingerprint: Keyed, of the value that last settled.
         expiry_fixed: A rotation of ours did not move `endAt`, so expiry reasons no longer rotate it in place.
         stale: The sinks hold a value that somebody superseded: due as unsettled.
@@ -617,7 +626,12 @@ class Lineage:
     minted_at: datetime | None = None
     settled_at: datetime | None = None
     generation: Generation | None = None
-    places: tuple[tuple[str, str], ...] = ()
+    places: tuple[Place, ...] = ()
+    scope: Scope | None = None
+    workspace_id: str = ""
+    deployment_id: str = ""
+    twin: str = ""
+    missing_since: datetime | None = None
     move_accepted: bool = False
     fingerprint: str = ""
     expiry_fixed: bool = False
@@ -642,4 +656,5 @@ class Lineage:
     @property
     def members(self) -> tuple[str, ...]:
         """Every token id that is alive in it, as far as we know."""
-        return (self.token_id, *[old.token_id for old in self.retiring])
+        living = (self.token_id, self.twin, *[old.token_id for old in self.retiring])
+        return tuple([member for member in living if member])

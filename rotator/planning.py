@@ -101,6 +101,7 @@ class Plan:
         admitted: The part of `due` that may be acted on.
         ending: Old members whose grace is over; `endable` is the part that may be ended.
         orphans: Twins that unanswered creates may have left behind.
+        seen: Members of lineages that have several, as far as they were listed.
     """
 
     due: list[Candidate] = field(default_factory=list)
@@ -108,6 +109,7 @@ class Plan:
     ending: list[Candidate] = field(default_factory=list)
     endable: list[Candidate] = field(default_factory=list)
     orphans: list[Candidate] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
     refused: list[Refusal] = field(default_factory=list)
     selected: dict[str, int] = field(default_factory=dict)
     skipped: dict[Skip, int] = field(default_factory=dict)
@@ -178,7 +180,7 @@ def decide(token: Token, policy: Policy, lineage: Lineage | None, now: datetime)
         return Decision(Reason.DRIFTED, None, gentle[1], now, gentle[0])
     reason, due_at, message = _first_due(token, policy, lineage, now)
     heal = Heal.ROTATE if reason is Reason.DRIFTED else None
-    if policy.paused_until is not None and now < policy.paused_until:
+    if policy.paused_until is not None and now < policy.paused_until and reason is not Reason.UNSETTLED:
         return Decision(None, Skip.PAUSED, _paused(token, policy), due_at)
     if reason is None:
         return Decision(None, Skip.NOT_DUE, message, due_at)
@@ -210,8 +212,10 @@ def _held(token: Token, lineage: Lineage, now: datetime) -> Decision | None:
 def _gentle_heal(policy: Policy, lineage: Lineage | None) -> tuple[Heal, str] | None:
     """What mends a drift without a new secret; neither pause nor window holds it back."""
     drift = lineage.drift if lineage is not None else None
-    if drift is None or policy.on_drift == "alert" or drift.heal not in (Heal.ADOPT, Heal.REDELIVER):
+    if drift is None or drift.heal not in (Heal.ADOPT, Heal.REDELIVER):
         return None
+    if drift.heal is Heal.REDELIVER and policy.on_drift == "alert":
+        return None  # to adopt changes nothing outside
     return drift.heal, drift.message
 
 
@@ -530,8 +534,9 @@ def place_problem(
     if lineage is None or not lineage.places or lineage.move_accepted:
         return ""
     wanted = {(place.sink, place.location) for place in places}
-    for sink, location in lineage.places:
-        new = sorted(spot for name, spot in wanted if name == sink and (name, spot) not in lineage.places)
+    settled = {(place.sink, place.location) for place in lineage.places}
+    for sink, location in sorted(settled):
+        new = sorted(spot for name, spot in wanted - settled if name == sink)
         if (sink, location) not in wanted and new:
             return (
                 f"it last settled at {sink}:{location} and would now go to {new[0]} (renamed?);"

@@ -155,11 +155,15 @@ class Provider(Protocol):
         ...
 
     def own_credentials(self) -> Mapping[str, OwnCredential]:
-        """Return our own credentials by the id of the token that each says it is; empty where none says so."""
+        """Return our own credentials by the id of the token that each says it is.
+
+        Raises:
+            ConfigError: One of them cannot be read, or does not say which token it is.
+        """
         ...
 
     def through(self, credential: Callable[[], Secret]) -> "Provider":
-        """Return the same provider working with another credential, sharing connections and limits."""
+        """Return the same provider working with this credential first, and with our own where it is rejected."""
         ...
 
     def clock_skew(self) -> timedelta | None:
@@ -243,6 +247,10 @@ class Journal(Protocol):
         """Return what is known of these tokens, by token id: root, in use or retiring; unknown ones are absent."""
         ...
 
+    def overlapped(self, provider: str) -> Sequence[Lineage]:
+        """Return the lineages that have, or had, other members than their root."""
+        ...
+
     def open_rotations(self, provider: str) -> Sequence[Rotation]:
         """Return rotations that recovery has to look at, oldest first, whoever holds them."""
         ...
@@ -308,7 +316,8 @@ class Journal(Protocol):
         """Return the sealed value of a rotation.
 
         Raises:
-            Permanent: There is none, or no key opens it.
+            NotFound: There is none.
+            Permanent: No key opens it.
         """
         ...
 

@@ -292,7 +292,7 @@ def test_only_the_very_plan_can_be_accepted() -> None:
 def test_a_place_belongs_to_the_lineage_that_settled_there() -> None:
     """Another token's place, and a silent move, are refused with the fix; a new sink is no move."""
     here, there = Place("files", "/a", {}), Place("files", "/b", {})
-    settled = Lineage("astro", "t1", "t1", "svc-a", places=(("files", "/a"),))
+    settled = Lineage("astro", "t1", "t1", "svc-a", places=(here,))
     assert "belongs to token t2" in place_problem([here], None, {("files", "/a"): "t2"}, "t1")
     assert "--accept-move" in place_problem([there], settled, {}, "t1")
     assert not place_problem([there], replace(settled, move_accepted=True), {}, "t1")

@@ -15,13 +15,16 @@ from rotator.engine.healing import heal
 from rotator.engine.minting import can_mint
 from rotator.engine.own import renewing
 from rotator.engine.rotation import Attempt
-from rotator.errors import Permanent
+from rotator.errors import Permanent, Temporary
 from rotator.events import EventName
 from rotator.model import DeliveryRecord, Heal, Lineage, Outcome, Reason, Rotation, State, Step, Strategy, Token
 from rotator.planning import Candidate
 from rotator.ports import Provider
 
 BY_HAND = frozenset({Reason.REQUESTED, Reason.LEAKED})
+# How often within a week others may have undone our work before the next rotation would be a fight: a drift that we
+# have settled must not come again, and of rotations that somebody superseded the first one is made good.
+_BY_DRIFT = {Reason.DRIFTED: 0, Reason.UNSETTLED: 1}
 
 
 def begin(desk: Desk, row: Candidate, *, revoke_first: bool = False) -> Result:
@@ -35,13 +38,18 @@ def begin(desk: Desk, row: Candidate, *, revoke_first: bool = False) -> Result:
     Raises:
         RotatorError: Something before the irreversible step said no; nothing was changed.
     """
-    if row.decision.heal in (Heal.ADOPT, Heal.REDELIVER):
-        return heal(desk, row)
+    if row.decision.due in _BY_DRIFT:
+        # The look that found it may be a day old: somebody may have mended it since, or made it possible.
+        healed = heal(desk, row)
+        if healed is not None:
+            return healed
+        if row.decision.heal in (Heal.ADOPT, Heal.REDELIVER):
+            return left(row, None, "at the second look there was nothing to mend this way")
     preflight(desk, row, places=not revoke_first)
     with _through(desk, row) as provider:
         # The version read here is the lock: if anybody changes the lineage after this, the intent is not written.
         lineage = desk.lineage(row.token)
-        if row.decision.due is Reason.DRIFTED and fights(lineage, desk.clock.now()):
+        if row.decision.due in _BY_DRIFT and fights(lineage, desk.clock.now(), _BY_DRIFT[row.decision.due]):
             return _quarantined(desk, row, lineage)
         token = _look_again(desk, row, lineage)
         if token is None:
@@ -118,11 +126,12 @@ def _intended(desk: Desk, row: Candidate, token: Token, lineage: Lineage) -> Rot
 
 
 def _quarantined(desk: Desk, row: Candidate, lineage: Lineage) -> Result:
-    why = f"it drifted again within a week of being rotated for it, so somebody fights us: {row.decision.message}"
+    why = f"somebody undoes our rotations of it, again within a week: {row.decision.message}"
     event = desk.about(
         EventName.TOKEN_QUARANTINED, row.token, row.policy.name, message=why, outcome=Outcome.QUARANTINED
     )
-    desk.remember(replace(lineage, quarantined_at=desk.clock.now(), quarantine_reason=why), event)
+    if not desk.remember(replace(lineage, quarantined_at=desk.clock.now(), quarantine_reason=why), event):
+        raise Temporary("the lineage changed meanwhile; it is looked at again")
     return left(row, Outcome.QUARANTINED, why)
 
 

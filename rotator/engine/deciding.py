@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from rotator.engine.desk import Desk
-from rotator.engine.looking import looked
+from rotator.engine.looking import looked, owners_of
 from rotator.errors import RotatorError
+from rotator.events import EventName
 from rotator.marker import bound
 from rotator.model import Lineage, Policy, Scope, Skip, Strategy, Token
 from rotator.planning import Candidate, Decision, Known, Plan, Row, guard, place_problem, selects, survey
@@ -38,6 +39,7 @@ def plan(desk: Desk, policies: Sequence[Policy], accepted: str | None = None, sk
     known = known_now(desk)
     placing = Placing(desk)
     for rows in surveyed(desk, known):
+        made.seen |= {row.token.id for row, lineage in rows if isinstance(row, Candidate) and _has_old(lineage)}
         for row in _looked(desk, rows, known):
             if isinstance(row, tuple):
                 tell(row)
@@ -48,6 +50,10 @@ def plan(desk: Desk, policies: Sequence[Policy], accepted: str | None = None, sk
             else:
                 tell((row.token, None))
     return guard(made, accepted)
+
+
+def _has_old(lineage: Lineage | None) -> bool:
+    return lineage is not None and bool(lineage.retiring)
 
 
 def known_now(desk: Desk) -> Known:
@@ -124,6 +130,13 @@ class Placing:
         """Return the candidate with its places, or skipped with the reason; one that is not due comes back as it is."""
         if row.decision.due is None or row.open:
             return row
+        placed = self._placed(row)
+        if placed.decision.skip is Skip.BAD_PATH:
+            said = f"{row.decision.due}, but held back: {placed.decision.message}"
+            self._desk.emit(self._desk.about(EventName.PLACE_REFUSED, row.token, row.policy.name, message=said))
+        return placed
+
+    def _placed(self, row: Candidate) -> Candidate:
         desk, token = self._desk, row.token
         lineage = desk.lineage(token)
         try:
@@ -131,7 +144,7 @@ class Placing:
         except RotatorError as error:
             return skip(row, Skip.BAD_PATH, error.message)
         spots = [claim for place in places for claim in place.claims]
-        owners = {spot: held[1] for spot, held in desk.journal.place_owners(spots).items()}
+        owners = owners_of(desk, lineage, places)
         owners |= {spot: self._taken[spot] for spot in spots if spot in self._taken}
         problem = place_problem(places, lineage, owners, lineage.id)
         if not problem and len(set(spots)) < len(spots):

@@ -16,8 +16,11 @@ from rotator.planning import Candidate
 from rotator.secret import Secret
 
 
-def heal(desk: Desk, candidate: Candidate) -> Result:
-    """Adopt or redeliver.
+def heal(desk: Desk, candidate: Candidate) -> Result | None:
+    """Adopt or redeliver, by what the sinks hold at this moment.
+
+    Returns:
+        None if neither would help now; what was seen is journalled.
 
     Raises:
         RotatorError: It could not be mended; nothing was lost, and the next look tries again.
@@ -35,7 +38,7 @@ def heal(desk: Desk, candidate: Candidate) -> Result:
             if drift.heal is Heal.REDELIVER:
                 return _redelivered(desk, candidate, token, lineage, seen)
         desk.remember(lineage)
-        return _result(candidate, None, "at the second look there was nothing to mend this way")
+        return None
 
 
 def _adopted(desk: Desk, candidate: Candidate, token: Token, lineage: Lineage, secret: Secret) -> Result:

@@ -75,11 +75,11 @@ def _sight(
     if secret is None:
         return Sighting(place, Seen.UNREADABLE, why="the sink cannot be read"), None
     said = claims(secret)
-    if said is None or said.token_id != token.id or said.organization_id != token.organization_id:
-        return Sighting(place, Seen.FOREIGN), secret
     is_settled = bool(lineage.fingerprint) and desk.journal.fingerprint(secret) == lineage.fingerprint
     if is_settled and not moved_elsewhere(token, lineage) and not lineage.stale:
-        return Sighting(place, Seen.LIVE, said.issued_at), secret
+        return Sighting(place, Seen.LIVE, said.issued_at if said else None), secret
+    if said is None or said.token_id != token.id or said.organization_id != token.organization_id:
+        return Sighting(place, Seen.FOREIGN), secret
     known = next((sighting for other, sighting in tried if other == secret), None)
     if known is None:
         known = _try(desk, Suspect(ref_of(token), secret, lineage.generation if is_settled else None))
@@ -148,8 +148,10 @@ def _look_at(desk: Desk, row: Candidate, lineage: Lineage | None, known: Known) 
         places = desk.places(row.policy, token, lineage.id)
     except RotatorError:
         return row, None  # it has no safe place: said when it is due
-    if place_problem(places, lineage, {}, lineage.id):
-        return row, None  # it is to move first
+    if place_problem(places, lineage, owners_of(desk, lineage, places), lineage.id):
+        if not lineage.places:
+            return row, None
+        places = lineage.places  # it is to move first, but where it is it may have drifted all the same
     seen = look(desk, token, lineage, places)
     diagnosis = diagnose(token, lineage, seen.sightings, known.now)
     learnt = learn(desk, token, lineage, places, seen, diagnosis)
@@ -178,7 +180,12 @@ def taken_over(desk: Desk, token: Token, lineage: Lineage, places: Sequence[Plac
         name=token.name,
         settled_at=desk.clock.now(),
         generation=token.generation,
-        places=tuple((place.sink, place.location) for place in places),
+        scope=token.scope,
+        workspace_id=token.workspace_id,
+        deployment_id=token.deployment_id,
+        places=tuple(places),
+        gone_at=None,
+        missing_since=None,
         fingerprint=desk.journal.fingerprint(secret),
         mint_id="",
         stale=False,
@@ -201,3 +208,12 @@ def _note(
         events.append(desk.about(EventName.SECRET_ADOPTED, row.token, row.policy.name, message=said))
     claims = tuple(claim for place in places for claim in place.claims) if diagnosis.adopted else ()
     return Write(lineage=learnt, claims=claims, events=tuple(events), durable=bool(events))
+
+
+def owners_of(desk: Desk, lineage: Lineage, places: Sequence[Place]) -> dict[tuple[str, str], str]:
+    """Return which lineage owns what the places claim; one of another provider is called by its provider too."""
+    owners = desk.journal.place_owners([claim for place in places for claim in place.claims])
+    return {
+        claim: root if provider == lineage.provider else f"{provider}/{root}"
+        for claim, (provider, root) in owners.items()
+    }

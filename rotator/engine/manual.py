@@ -13,7 +13,8 @@ from rotator.claims import claims
 from rotator.engine.beginning import begin, left, preflight
 from rotator.engine.deciding import Placing, known_now, surveyed
 from rotator.engine.desk import Desk, Result, ref_of
-from rotator.engine.retiring import end
+from rotator.engine.retiring import end, revoke
+from rotator.engine.rotation import AT_ONCE
 from rotator.engine.sweep import claimed, guarded, run
 from rotator.errors import ConfigError, RotatorError
 from rotator.events import EventName
@@ -21,6 +22,8 @@ from rotator.model import Lineage, Outcome, Reason, Rotation, Skip, Strategy, To
 from rotator.planning import Candidate, Decision, Plan, guard
 from rotator.secret import Secret
 from rotator.text import visible
+
+ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,7 @@ def whose(desks: Sequence[Desk], text: Secret) -> str:
 
 
 def rotate(desk: Desk, rows: Sequence[Named], asked: Asked, confirm: Callable[[str], bool]) -> Iterator[Result]:
-    """Rotate the named tokens of one provider now.
+    """Rotate the named tokens of one provider now; our own credentials last and alone.
 
     Args:
         desk: The provider and everything else.
@@ -142,17 +145,19 @@ def rotate(desk: Desk, rows: Sequence[Named], asked: Asked, confirm: Callable[[s
         confirm: Asked where a sink of a leaked token cannot be written: rotate nevertheless?
     """
     placing = Placing(desk)
-    work = []
+    act = (lambda d, r: _leaked(d, r, asked, confirm)) if asked.leaked else _requested
+    ready = []
     for row, lineage in rows:
         placed = placing.placed(_due(row, asked))
         obstacle = "" if asked.leaked else _obstacle(row, lineage)
         if placed.decision.due is None or obstacle:
             yield left(row, Outcome.FAILED, obstacle or placed.decision.message)
-        elif asked.leaked:
-            yield from run(desk, [guarded(desk, placed, lambda d, r: _leaked(d, r, asked, confirm))])
         else:
-            work.append(guarded(desk, placed, _requested))
-    yield from run(desk, work)
+            ready.append(placed)
+    yield from run(desk, [guarded(desk, row, act) for row in ready if not row.own])
+    for row in ready:
+        if row.own:
+            yield from run(desk, [guarded(desk, row, act)])
 
 
 def _due(row: Candidate, asked: Asked) -> Candidate:
@@ -168,29 +173,57 @@ def _obstacle(row: Candidate, lineage: Lineage | None) -> str:
     return row.decision.message if row.decision.skip is Skip.PAUSED else ""
 
 
-def _requested(desk: Desk, row: Candidate) -> Result | None:
+def _requested(desk: Desk, row: Candidate) -> Result:
     """Finish what is open first: it has just made a new secret, which is what was asked for."""
     rotation = _open(desk, row)
     if rotation is None:
-        return begin(desk, row)
+        return _begun(desk, row)
     attempt = claimed(desk, rotation)
-    return attempt.recover() if attempt is not None else left(row, None, "another process is at it")
+    return attempt.recover() if attempt is not None else _busy(row)
 
 
 def _leaked(desk: Desk, row: Candidate, asked: Asked, confirm: Callable[[str], bool]) -> Result:
     desk.record(desk.about(EventName.TOKEN_LEAKED, row.token, row.policy.name, message=asked.message), must_audit=True)
     preflight(desk, row, places=False)
     revoke_first = asked.revoke_first or not _can_deliver(desk, row, confirm)
+    if revoke_first:
+        for old in desk.lineage(row.token).retiring:
+            revoke(desk, old, "its secret leaked")
     rotation = _open(desk, row)
-    if rotation is not None:
-        attempt = claimed(desk, rotation)
-        if attempt is None:
-            return left(row, Outcome.FAILED, "another process is at it; ask again in a minute")
-        attempt.abandon("its secret leaked: it is rotated anew")
-    result = begin(desk, row, revoke_first=revoke_first)
-    for problem in _end_others(desk, row, revoke_first=revoke_first):
+    if rotation is None:
+        result = _begun(desk, row, revoke_first=revoke_first)
+    else:
+        result = _superseding(desk, row, rotation, asked, revoke_first=revoke_first)
+    for problem in _end_others(desk, row):
         result = replace(result, outcome=Outcome.UNSETTLED, message=f"{result.message} {problem}".strip())
     return result
+
+
+def _superseding(desk: Desk, row: Candidate, rotation: Rotation, asked: Asked, *, revoke_first: bool) -> Result:
+    """Act in the place of an open rotation: in place by going on with it, for its seal is kept until the new one is."""
+    attempt = claimed(desk, rotation)
+    if attempt is None:
+        return _busy(row)
+    try:
+        if rotation.strategy is Strategy.IN_PLACE:
+            return attempt.renew(Reason.LEAKED, asked.message)
+        attempt.abandon("its secret leaked: it is rotated in place")
+    finally:
+        desk.journal.release(rotation.id)
+    return _begun(desk, row, revoke_first=revoke_first)
+
+
+def _begun(desk: Desk, row: Candidate, *, revoke_first: bool = False) -> Result:
+    """Begin, again where a sweep that only looked came between; what was asked for is never left undone quietly."""
+    for _ in range(ATTEMPTS):
+        result = begin(desk, row, revoke_first=revoke_first)
+        if result.outcome is not None:
+            return result
+    return replace(result, outcome=Outcome.FAILED)
+
+
+def _busy(row: Candidate) -> Result:
+    return left(row, Outcome.FAILED, "another process is at it; ask again in a minute")
 
 
 def _can_deliver(desk: Desk, row: Candidate, confirm: Callable[[str], bool]) -> bool:
@@ -217,13 +250,16 @@ def _open(desk: Desk, row: Candidate) -> Rotation | None:
     return next((rotation for rotation in found if rotation.lineage == lineage), None)
 
 
-def _end_others(desk: Desk, row: Candidate, *, revoke_first: bool) -> Iterator[str]:
-    """End every other living member of a lineage that leaked; yield what could not be ended."""
-    for old in desk.lineage(row.token).retiring:
+def _end_others(desk: Desk, row: Candidate) -> Iterator[str]:
+    """End every other living member of a lineage that leaked; yield what could not be, which sweeps go on with."""
+    for member in desk.lineage(row.token).retiring:
         lineage = desk.lineage(row.token)
+        old = replace(member, since=desk.clock.now(), ending=AT_ONCE)
+        others = tuple(other for other in lineage.retiring if other.token_id != old.token_id)
         try:
             with desk.journal.hold(desk.provider.name, lineage.id):
-                ended = end(desk, lineage, old, row.places, at_once=True, unproven=revoke_first)
+                desk.remember(replace(lineage, retiring=(*others, old)))
+                ended = end(desk, desk.lineage(row.token), old, row.places)
         except RotatorError as error:
             yield f"{old.token_id} lives on: {error.message}"
             continue

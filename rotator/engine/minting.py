@@ -7,7 +7,7 @@ deleted, on full proof that it is ours and was never used.
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -79,7 +79,8 @@ class Overlap:
             marker = marker_in(twin.description)
             if marker is not None and marker.post_id in (rotation.post_id, *rotation.doubts):
                 found = True
-                delete_orphan(desk, provider, twin, rotation.opened_at, rotation.policy)
+                like = Suspected(rotation.name, rotation.scope, rotation.opened_at, rotation.policy)
+                delete_orphan(desk, provider, twin, replace(like, members=[rotation.token_id]))
         return Evidence(found, token.generation)
 
 
@@ -134,15 +135,32 @@ def _is_twin(token: Token, rotation: Rotation) -> bool:
     return marker is not None and marker.lineage == rotation.lineage and token.id != rotation.successor
 
 
-def delete_orphan(desk: Desk, provider: Provider, twin: Token, intended_at: datetime, policy: str) -> bool:
+@dataclass(frozen=True, slots=True)
+class Suspected:
+    """What a twin of an unanswered create would look like.
+
+    Attributes:
+        name, scope: Of the token; scope None if it is not known.
+        intended_at: When the first of those creates was announced.
+        policy: For the record.
+        members: Of the lineage, which are no orphans.
+    """
+
+    name: str
+    scope: Scope | None
+    intended_at: datetime
+    policy: str
+    members: Sequence[str] = ()
+
+
+def delete_orphan(desk: Desk, provider: Provider, twin: Token, like: Suspected) -> bool:
     """Delete a twin whose secret nobody holds; only on full evidence, otherwise name it.
 
     Args:
         desk: The journal's MAC, our own ids, the clock.
         provider: With our credential.
         twin: As it was listed; its marker names a create of ours without an answer.
-        intended_at: When the first of those creates was announced.
-        policy: For the record.
+        like: What it must look like.
 
     Returns:
         Whether it is gone.
@@ -150,27 +168,31 @@ def delete_orphan(desk: Desk, provider: Provider, twin: Token, intended_at: date
     Raises:
         RotatorError: It could not be deleted now.
     """
-    doubt = _doubt(desk, provider, twin, intended_at)
+    doubt = _doubt(desk, provider, twin, like)
     if doubt:
         said = f"a token with our marker was found and left alone, because {doubt}; delete it by hand if it is not used"
-        desk.record(desk.about(EventName.TWIN_FOUND, twin, policy, message=said))
+        desk.record(desk.about(EventName.TWIN_FOUND, twin, like.policy, message=said))
         return False
     said = "an unanswered create had made it; nobody holds its secret, and it was never used"
-    desk.record(desk.about(EventName.RETIREMENT_INTENDED, twin, policy, message=said), must_audit=True)
+    desk.record(desk.about(EventName.RETIREMENT_INTENDED, twin, like.policy, message=said), must_audit=True)
     with suppress(NotFound):
         provider.delete(ref_of(twin))
-    desk.record(desk.about(EventName.TWIN_DELETED, twin, policy, message=said))
+    desk.record(desk.about(EventName.TWIN_DELETED, twin, like.policy, message=said))
     return True
 
 
-def _doubt(desk: Desk, provider: Provider, twin: Token, intended_at: datetime) -> str:
+def _doubt(desk: Desk, provider: Provider, twin: Token, like: Suspected) -> str:
     """Return what is missing of the proof, empty if nothing is."""
     marker = marker_in(twin.description)
     if marker is None or marker.mac != desk.journal.mac(bound(marker.post_id, marker.lineage)):
         return "this installation did not write its marker"
+    if (twin.name, twin.scope) != (like.name, like.scope):
+        return "its name or scope is not that of the token whose twin it would be"
+    if twin.id in like.members:
+        return "it is in use"
     if twin.created_by not in provider.own_credentials():
         return "it was not created by the credential that rotator works with"
-    if twin.created_at < intended_at - desk.settings.max_clock_skew:
+    if twin.created_at < like.intended_at - desk.settings.max_clock_skew:
         return "it is older than the create that it claims to come from"
     if twin.last_used_at is not None:
         return f"it was used at {twin.last_used_at:%Y-%m-%d %H:%M} UTC"

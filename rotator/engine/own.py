@@ -18,6 +18,7 @@ from rotator.timing import stamp
 
 LOCK = "own credentials"  # held by whoever renews one of them
 LAG = timedelta(minutes=10)  # mounted secrets follow a change this late
+LONGEST_RENEWAL = timedelta(days=1)  # beyond it, an open renewal no longer explains that we are rejected
 LOUD = timedelta(days=14)  # before the expiry of one that nobody renews
 
 
@@ -65,7 +66,8 @@ def recovering(desk: Desk, rotation: Rotation) -> Provider:
 def explained(desk: Desk, error: CredentialRejected) -> RotatorError:
     """Return what a rejected credential means: while one is being replaced, wait, for mounted secrets lag."""
     now = desk.clock.now()
-    if any(rotation.own for rotation in desk.journal.open_rotations(desk.provider.name)):
+    opened = [r.opened_at for r in desk.journal.open_rotations(desk.provider.name) if r.own]
+    if any(now - moment < LONGEST_RENEWAL for moment in opened):
         return Temporary("our own credential is being renewed and is not accepted yet; run again in a few minutes")
     settled = [lineage.settled_at for lineage in _lineages(desk) if lineage.settled_at is not None]
     if any(now - moment < LAG for moment in settled):

@@ -107,7 +107,7 @@ def _second_look(provider: Provider, suspect: Suspect, *, is_known: bool) -> Ver
 
 def _has_moved(token: Token, suspect: Suspect) -> bool:
     if suspect.made is not None:
-        return token.generation.moved_since(suspect.made)
+        return token.generation.is_past(suspect.made)
     said = claims(suspect.secret)
     issued = said.issued_at if said is not None else None
     # a JWT carries whole seconds, and is signed a moment before or after the rotation is recorded

@@ -5,7 +5,7 @@ one lives on, and the reason is named. Under `when_unused` it also has to have b
 somebody else than us.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -13,26 +13,18 @@ from datetime import datetime, timedelta
 from rotator.drift import Seen
 from rotator.engine.desk import Desk, Result, ref_of
 from rotator.engine.looking import PROBES, Look, look
-from rotator.engine.minting import delete_orphan
-from rotator.errors import NotFound, Permanent, Temporary
+from rotator.engine.minting import Suspected, delete_orphan
+from rotator.errors import NotFound, Permanent, RotatorError, Temporary
 from rotator.events import EventName
 from rotator.marker import marker_in
 from rotator.model import Lineage, Outcome, Place, Reason, Retiring, Step, Strategy, Token
 from rotator.planning import Candidate
-from rotator.ports import Provider, Write
+from rotator.ports import Provider
 
 OURS = timedelta(minutes=5)  # a use within this of a probe of ours was ours
 
 
-def end(
-    desk: Desk,
-    lineage: Lineage,
-    old: Retiring,
-    places: Sequence[Place],
-    *,
-    at_once: bool = False,
-    unproven: bool = False,
-) -> Result:
+def end(desk: Desk, lineage: Lineage, old: Retiring, places: Sequence[Place]) -> Result:
     """End one old member if it may be ended now.
 
     Args:
@@ -40,33 +32,95 @@ def end(
         lineage: As the journal remembers it now.
         old: The member, its grace over.
         places: Where the secret of the lineage belongs.
-        at_once: Whether it is ended although it may be in use: it leaked.
-        unproven: Likewise although a sink may not hold the new secret yet.
 
     Raises:
         RotatorError: It could not be ended now; repeating is safe.
     """
     provider = desk.provider
     token = _named(provider, old)
-    desk.require_clock()
     if token is None:
         return _ended(desk, lineage, old, "it was gone already")
-    current = provider.get(replace(ref_of(old), id=lineage.token_id))
-    obstacle = "" if at_once else _in_use(old, token, current, lineage, desk.clock.now())
-    if not obstacle and not unproven:
+    desk.require_clock()
+    try:
+        current = provider.get(replace(ref_of(old), id=lineage.token_id))
+    except NotFound:
+        return promote(desk, lineage, old)
+    obstacle = _in_use(old, token, current, lineage, desk.clock.now())
+    if not obstacle:
         seen = look(desk, current, replace(lineage, fingerprint=""), places)  # tried at the API, whatever we remember
-        lineage = replace(lineage, probes=(*lineage.probes, *seen.probed_at)[-PROBES:])
+        lineage = replace(lineage, probes=(*lineage.probes, *seen.probed_at)[-PROBES:], missing_since=None)
         obstacle = _unproven(seen)
     if obstacle:
         return _delayed(desk, lineage, old, token, obstacle)
-    proof = "its secret leaked" if unproven else "which every required sink holds and which authenticates"
-    said = f"replaced by {lineage.token_id}, {proof}"
-    intent = desk.about(EventName.RETIREMENT_INTENDED, token, old.policy, message=said, step=Step.RETIRE)
-    desk.journal.write(Write(events=(intent,), must_audit=True))
-    desk.emit(intent)
-    with suppress(NotFound):
-        provider.delete(ref_of(old))
+    said = f"replaced by {lineage.token_id}, which every required sink holds and which authenticates"
+    revoke(desk, old, said)
     return _ended(desk, lineage, old, said)
+
+
+def revoke(desk: Desk, old: Retiring, why: str) -> None:
+    """Delete an old member, announced in the audit; the lineage still names it until a look finds it gone.
+
+    Raises:
+        RotatorError: Not announced, or perhaps not deleted; repeating is safe.
+    """
+    intent = desk.about(EventName.RETIREMENT_INTENDED, old, old.policy, message=why, step=Step.RETIRE)
+    desk.record(intent, must_audit=True)
+    with suppress(NotFound):
+        desk.provider.delete(ref_of(old))
+
+
+def promote(desk: Desk, lineage: Lineage, old: Retiring) -> Result:
+    """Put an old member that lives back in the place of one that somebody deleted; its sinks are mended next."""
+    now, since = desk.clock.now(), lineage.missing_since
+    why = f"{lineage.token_id}, which replaced it, is unknown to the API"
+    if since is None or now < since + desk.settings.late_window:  # once may be a hiccup
+        desk.remember(replace(lineage, missing_since=since or now))
+        return _result(old, Outcome.UNSETTLED, f"{old.token_id} lives on: {why}; looking again")
+    left = tuple(other for other in lineage.retiring if other.token_id != old.token_id)
+    said = f"{why} and was deleted; the old one is used again"
+    event = desk.about(EventName.TOKEN_GONE, old, old.policy, message=said)
+    back = replace(
+        lineage, token_id=old.token_id, retiring=left, stale=True, generation=None, missing_since=None, fingerprint=""
+    )
+    desk.remember(back, event)
+    return _result(old, Outcome.UNSETTLED, f"{old.token_id} is used again: {why}")
+
+
+def tend(desk: Desk, seen: set[str], since: datetime) -> Iterator[Result]:
+    """Look after members that the listing does not show: gone, or of a policy that no longer selects them.
+
+    Args:
+        desk: The provider and everything else.
+        seen: Members that the listing has shown.
+        since: When it was made; what has been replaced later could not be in it.
+    """
+    for lineage in desk.journal.overlapped(desk.provider.name):
+        for old in lineage.retiring if lineage.open_state is None else ():
+            unseen = [member for member in (old.token_id, lineage.token_id) if member not in seen]
+            if unseen and old.due_at <= since and old.since < since:
+                try:
+                    yield from _tended(desk, lineage.id, old, unseen)
+                except RotatorError as error:
+                    yield _result(old, Outcome.UNSETTLED, error.message)
+
+
+def _tended(desk: Desk, root: str, old: Retiring, unseen: Sequence[str]) -> Iterator[Result]:
+    with desk.journal.hold(desk.provider.name, root):
+        lineage = desk.journal.lineages(desk.provider.name, [root]).get(root)
+        if lineage is None or old not in lineage.retiring:
+            return
+        token = _named(desk.provider, old)
+        if token is None:
+            yield _ended(desk, lineage, old, "it was gone already")
+            return
+        try:
+            desk.provider.get(replace(ref_of(old), id=lineage.token_id))
+        except NotFound:
+            yield promote(desk, lineage, old)
+            return
+        if old.token_id in unseen:
+            why = "no policy selects it any more; select it again, or delete it by hand"
+            yield _delayed(desk, lineage, old, token, why)
 
 
 def _named(provider: Provider, old: Retiring) -> Token | None:
@@ -104,13 +158,15 @@ def _unproven(seen: Look) -> str:
 def _delayed(desk: Desk, lineage: Lineage, old: Retiring, token: Token, why: str) -> Result:
     is_news = why != old.message
     event = desk.about(EventName.RETIREMENT_DELAYED, token, old.policy, message=why, step=Step.RETIRE)
-    noted = tuple(replace(other, message=why) if other is old else other for other in lineage.retiring)
+    noted = tuple(
+        replace(other, message=why) if other.token_id == old.token_id else other for other in lineage.retiring
+    )
     desk.remember(replace(lineage, retiring=noted), *((event,) if is_news else ()))
     return _result(old, None, f"{old.token_id} lives on: {why}")
 
 
 def _ended(desk: Desk, lineage: Lineage, old: Retiring, why: str) -> Result:
-    left = tuple(other for other in lineage.retiring if other is not old)
+    left = tuple(other for other in lineage.retiring if other.token_id != old.token_id)
     event = desk.about(EventName.TOKEN_RETIRED, old, old.policy, message=why, step=Step.RETIRE)
     if not desk.remember(replace(lineage, retiring=left), event):
         raise Temporary(f"{old.token_id} was ended, but the lineage changed meanwhile; it is noted in the next sweep")
@@ -151,6 +207,9 @@ def end_orphan(desk: Desk, row: Candidate) -> None:
     marker = marker_in(row.token.description)
     root = marker.lineage if marker is not None else ""
     lineage = desk.journal.lineages(desk.provider.name, [root]).get(root)
-    for watch in lineage.watches if lineage is not None else ():
-        if marker is not None and watch.post_id == marker.post_id:
-            delete_orphan(desk, desk.provider, row.token, watch.intended_at, row.policy.name)
+    if lineage is None or marker is None:
+        return
+    for watch in lineage.watches:
+        if watch.post_id == marker.post_id:
+            like = Suspected(lineage.name, lineage.scope, watch.intended_at, row.policy.name, lineage.members)
+            delete_orphan(desk, desk.provider, row.token, like)

@@ -19,6 +19,7 @@ from rotator.drift import Seen
 from rotator.engine.desk import Desk, Result, ref_of, ref_of_minted
 from rotator.engine.looking import look, taken_over
 from rotator.engine.minting import LATE_TWIN, MINTING, equip
+from rotator.engine.own import explained
 from rotator.engine.proof import Life, Suspect, Verdict, is_alive
 from rotator.errors import AuditUnavailable, CredentialRejected, NotFound, OutcomeUnknown, RotatorError, Temporary
 from rotator.events import Event, EventName
@@ -47,6 +48,7 @@ MOST_POSTS = 6  # of one rotation, over all sweeps; then a person must look
 POSTS_AT_ONCE = 3  # of one rotation in one sweep
 REFUSALS_AT_ONCE = 3
 LONGEST_BACKOFF = timedelta(hours=6)
+AT_ONCE = Ending(timedelta(), only_unused=False)
 
 
 def backoff(failures: int) -> timedelta:
@@ -60,7 +62,7 @@ class Attempt:
 
     Attributes:
         provider: What it is done through: for our own credential another one than the desk's.
-        secret: The minted value while it is in memory; the journal has it sealed.
+        secret: The minted value while it is in memory; the journal has it sealed once `is_sealed`.
         posts_now: POSTs sent by this drive.
         probed: When this drive authenticated as the new secret.
         arrived: Deliveries that the next write journals too.
@@ -71,6 +73,7 @@ class Attempt:
     lineage: Lineage
     provider: Provider
     secret: Secret | None = None
+    is_sealed: bool = True
     posts_now: int = 0
     refusals_now: int = 0
     credential_dead: bool = False
@@ -105,16 +108,26 @@ class Attempt:
             self._doubt("the process ended at the moment of the rotate call")
         return self.drive()
 
+    def renew(self, reason: Reason, message: str) -> Result:
+        """Ask for another secret at once, whatever this rotation waits for; what it has sealed is kept until then.
+
+        Raises:
+            RotatorError: Nothing was changed.
+        """
+        token = self.provider.get(ref_of(self.rotation))
+        if self.rotation.state is State.INTENDED:
+            self._doubt("the process ended at the moment of the rotate call")
+        self.rotation = replace(self.rotation, reason=reason)
+        if not self._intend_again(message, observed=token.generation):
+            raise Temporary("the intent could not be journalled")
+        return self.drive()
+
     def abandon(self, why: str) -> None:
         """Close it unfinished, because something more urgent takes its place; a twin of it is to end.
 
         Its sinks may hold what is dead by then, so the lineage is stale until the next rotation of it has settled.
         """
-        twin: tuple[Retiring, ...] = ()
-        if self.rotation.successor:
-            [replaced] = self._replaced(self.desk.clock.now())
-            twin = (replace(replaced, token_id=self.rotation.successor),)
-        self.lineage = replace(self.lineage, stale=True, retiring=(*self.lineage.retiring, *twin))
+        self.lineage = replace(self._with_lost_twin(), stale=True)
         self._close(State.SUPERSEDED, EventName.ROTATION_SUPERSEDED, why, None)
 
     # INTENDED
@@ -147,7 +160,8 @@ class Attempt:
     def _refused(self, error: RotatorError) -> bool:
         """The POST certainly had no effect: a passing cause is tried again with a new intent, others close."""
         self.refusals_now += 1
-        self.credential_dead = isinstance(error, CredentialRejected)
+        self.rotation = replace(self.rotation, refused=self.rotation.refused + 1)
+        self.credential_dead = isinstance(error, CredentialRejected) and explained(self.desk, error) is error
         if isinstance(error, Temporary) and self.refusals_now < REFUSALS_AT_ONCE and not self.desk.stop.is_set():
             self.desk.clock.sleep(error.retry_after or timedelta(seconds=1))
             return self._intend_again(error.message)
@@ -156,12 +170,15 @@ class Attempt:
                 State.LOST, EventName.ROTATION_REFUSED, step=Step.ROTATE, message=error.message, next_at=self._later()
             )
             return False
+        if self.rotation.mint_id:  # the value of an earlier POST is still sealed, and still lives
+            self._save(State.UNSETTLED, EventName.ROTATION_REFUSED, step=Step.ROTATE, message=error.message)
+            return False
         self._close(State.REFUSED, EventName.ROTATION_REFUSED, error.message, Outcome.FAILED)
         return False
 
     def _minted(self, token: Token, secret: Secret) -> None:
         """Seal the new secret before anything else happens to it; without a journal, hold it and go on."""
-        self.secret = secret
+        self.secret, self.is_sealed = secret, False
         rotation = replace(
             self.rotation,
             state=State.MINTED,
@@ -175,10 +192,10 @@ class Attempt:
             message="",
             next_at=None,
         )
-        lineage = replace(self.lineage, minted_at=rotation.minted_at)
+        lineage = replace(self.lineage, minted_at=rotation.minted_at, twin=rotation.successor)
         event = self.desk.event(EventName.TOKEN_ROTATED, rotation, step=Step.MINT)
         self.rotation, self.lineage = rotation, self._shadow(lineage, rotation)
-        self._write(Write(rotation=self.rotation, lineage=self.lineage, secret=secret, events=(event,)))
+        self._write(Write(rotation=self.rotation, lineage=self.lineage, events=(event,)))
 
     # IN_DOUBT and LOST
 
@@ -191,6 +208,7 @@ class Attempt:
         except RotatorError as error:
             self._save(State.IN_DOUBT, None, message=error.message)
             return False
+        self.rotation = replace(self.rotation, missing_since=None)
         if evidence.took_effect:
             self._save(
                 State.LOST,
@@ -206,13 +224,17 @@ class Attempt:
         if self.rotation.losses:
             self._save(State.LOST, None, message="the last call had no effect; the one before lost its secret")
             return True
+        if self.rotation.mint_id:
+            self._save(State.UNSETTLED, None, message="the last call had no effect; the secret before it is sealed")
+            return True
         self._close(State.NO_EFFECT, EventName.ROTATION_WITHOUT_EFFECT, "the rotate call had no effect", None)
         return False
 
     def _again(self) -> bool:
         """Rotate once more, knowingly: nobody holds the live value."""
-        if self.rotation.posts >= MOST_POSTS:
-            why = f"{self.rotation.posts} rotate calls brought no secret that could be kept"
+        fruitless = self.rotation.posts - self.rotation.refused
+        if fruitless >= MOST_POSTS:
+            why = f"{fruitless} rotate calls brought no secret that could be kept"
             self._quarantine(why)
             return False
         if self.posts_now >= POSTS_AT_ONCE or self.desk.stop.is_set():
@@ -227,6 +249,7 @@ class Attempt:
         except RotatorError as error:
             self._save(State.LOST, None, message=error.message, next_at=self._later())
             return False
+        self.rotation = replace(self.rotation, missing_since=None)
         if self._adopt(token):
             return False
         return self._intend_again("the last secret was lost", observed=token.generation)
@@ -264,16 +287,18 @@ class Attempt:
 
     def _missing(self) -> bool:
         """A token that the API does not know in two sweeps is gone; once may be a hiccup."""
-        now = self.desk.clock.now()
-        if self.rotation.missing_since is None:
-            self._save(self.rotation.state, None, missing_since=now, message="the API does not know the token any more")
+        now, since = self.desk.clock.now(), self.rotation.missing_since
+        if since is None or now < since + self.desk.settings.late_window:
+            message = "the API does not know the token any more"
+            self._save(self.rotation.state, None, missing_since=since or now, message=message)
             return False
         if self.rotation.successor:
             self.lineage = replace(self.lineage, stale=True)
             message = "its twin was deleted at the provider before it settled; it is planned anew"
             self._close(State.SUPERSEDED, EventName.ROTATION_SUPERSEDED, message, Outcome.UNSETTLED)
             return False
-        self.lineage = replace(self.lineage, gone_at=now)
+        # should it come back after all, its sinks hold nothing that we know to live
+        self.lineage = replace(self.lineage, gone_at=now, stale=True, places=())
         self._close(State.GONE, EventName.TOKEN_GONE, "the token was deleted at the provider", None)
         return False
 
@@ -283,7 +308,7 @@ class Attempt:
         """Deliver what is missing, prove it, settle."""
         secret = self._sealed()
         if secret is None:
-            return False
+            return self.rotation.state is State.LOST
         fresh = self.posts_now > 0
         if self.rotation.successor and (obstacle := equip(self.provider, self.rotation)):
             return self._unsettled(obstacle)
@@ -333,6 +358,16 @@ class Attempt:
         if self.secret is None:
             try:
                 self.secret = self.desk.journal.secret(self.rotation)
+            except NotFound:
+                self.lineage = self._with_lost_twin()
+                self._save(
+                    State.LOST,
+                    EventName.ROTATION_LOST,
+                    outcome=Outcome.LOST,
+                    losses=self.rotation.losses + 1,
+                    successor="",
+                    message="its secret could not be sealed before the process ended: another one is asked for",
+                )
             except RotatorError as error:
                 self._save(State.UNSETTLED, EventName.ROTATION_UNSETTLED, message=error.message)
         return self.secret
@@ -413,7 +448,8 @@ class Attempt:
                 message="an earlier rotate call took effect late and ended the secret just delivered",
             )
             return True
-        self.lineage = replace(self.lineage, stale=True)
+        drifts = (*self.lineage.drift_rotations, self.desk.clock.now())
+        self.lineage = replace(self._with_lost_twin(), stale=True, drift_rotations=drifts)
         message = "somebody rotated the token after us; it is planned anew"
         self._close(State.SUPERSEDED, EventName.ROTATION_SUPERSEDED, message, Outcome.UNSETTLED)
         return False
@@ -432,16 +468,21 @@ class Attempt:
     def _settle(self, verdict: Grade) -> None:
         """Close with the seal erased; remember where and what."""
         rotation, now = self.rotation, self.desk.clock.now()
-        places = tuple((r.place.sink, r.place.location) for r in rotation.deliveries)
         unmoved = rotation.end_at is not None and rotation.end_at == rotation.end_at_before
         drifts = (*self.lineage.drift_rotations, now) if rotation.reason is Reason.DRIFTED else ()
         self.lineage = replace(
             self.lineage,
             name=rotation.name,
             token_id=rotation.minted_token_id,
+            scope=rotation.scope,
+            workspace_id=rotation.workspace_id,
+            deployment_id=rotation.deployment_id,
+            twin="",
+            missing_since=None,
+            gone_at=None,
             settled_at=now,
             generation=rotation.minted,
-            places=places,
+            places=tuple(record.place for record in rotation.deliveries),
             move_accepted=False,
             fingerprint=rotation.fingerprint,
             mint_id=rotation.mint_id,
@@ -465,22 +506,31 @@ class Attempt:
 
     def _replaced(self, now: datetime) -> tuple[Retiring, ...]:
         """Return the old member that a twin has replaced: alive until its grace is over."""
-        rotation = self.rotation
-        if not rotation.successor:
+        if not self.rotation.successor:
             return ()
-        ending = rotation.ending or Ending(timedelta(), only_unused=False)
-        return (
-            Retiring(
-                token_id=rotation.token_id,
-                name=rotation.name,
-                scope=rotation.scope,
-                since=now,
-                ending=ending,
-                workspace_id=rotation.workspace_id,
-                deployment_id=rotation.deployment_id,
-                policy=rotation.policy,
-                rotation_id=rotation.id,
-            ),
+        # where the policy is in_place, as for our only credential, there is no grace to wait for
+        return (self._retiring(self.rotation.token_id, now, self.rotation.ending or AT_ONCE),)
+
+    def _with_lost_twin(self) -> Lineage:
+        """Return the lineage with a twin that shall never be used on its way out."""
+        twin = self.rotation.successor
+        if not twin:
+            return self.lineage
+        old = self._retiring(twin, self.desk.clock.now(), AT_ONCE)
+        return replace(self.lineage, twin="", retiring=(*self.lineage.retiring, old))
+
+    def _retiring(self, token_id: str, now: datetime, ending: Ending) -> Retiring:
+        rotation = self.rotation
+        return Retiring(
+            token_id=token_id,
+            name=rotation.name,
+            scope=rotation.scope,
+            since=now,
+            ending=ending,
+            workspace_id=rotation.workspace_id,
+            deployment_id=rotation.deployment_id,
+            policy=rotation.policy,
+            rotation_id=rotation.id,
         )
 
     def _watches(self) -> tuple[Watch, ...]:
@@ -551,8 +601,12 @@ class Attempt:
         return replace(lineage, open_state=rotation.state, open_message=rotation.message)
 
     def _write(self, write: Write) -> None:
-        """Journal after the fact: a failure is loud but must not stop a delivery of a secret we hold."""
-        write, self.arrived = replace(write, events=(*self.arrived, *write.events)), ()
+        """Journal after the fact: a failure is loud but must not stop a delivery of a secret we hold.
+
+        The seal goes with every write until one has succeeded, and so do the deliveries that are not journalled yet.
+        """
+        unsealed = None if self.is_sealed else self.secret
+        write = replace(write, events=(*self.arrived, *write.events), secret=unsealed)
         try:
             self.desk.journal.write(write)
         except RotatorError as error:
@@ -563,6 +617,7 @@ class Attempt:
             if self.secret is None:
                 raise
             return
+        self.is_sealed, self.arrived = True, ()
         self._tell(write)
 
     def _tell(self, write: Write) -> None:

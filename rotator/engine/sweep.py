@@ -8,12 +8,13 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from rotator.engine.beginning import begin, left
 from rotator.engine.deciding import plan
 from rotator.engine.desk import Desk, Result
 from rotator.engine.own import expiring, explained, recovering
-from rotator.engine.retiring import end_candidate, end_orphan
+from rotator.engine.retiring import end_candidate, end_orphan, tend
 from rotator.engine.rotation import Attempt, waits
 from rotator.errors import CredentialRejected, RotatorError
 from rotator.events import Event, EventName
@@ -57,6 +58,7 @@ def sweep(desk: Desk, policies: Sequence[Policy], accepted: str | None, confirm:
         for event in expiring(desk):
             desk.record(event)
         report.results.extend(recover(desk))
+        planned_at = desk.clock.now()
         report.plan = _planned(desk, policies, accepted)
         for refusal in report.plan.refused:
             _announce(desk, EventName.PLAN_REFUSED, refusal.policy, refusal.message)
@@ -64,7 +66,7 @@ def sweep(desk: Desk, policies: Sequence[Policy], accepted: str | None, confirm:
             _announce(desk, EventName.PLAN_ACCEPTED, "", f"a person accepted plan {accepted}")
         report.confirmed = confirm(report.plan)
         if report.confirmed:
-            report.results.extend(_acted(desk, report.plan))
+            report.results.extend(_acted(desk, report.plan, planned_at))
         report.interrupted = desk.stop.is_set()
     finally:
         desk.journal.erase()
@@ -78,7 +80,7 @@ def _planned(desk: Desk, policies: Sequence[Policy], accepted: str | None) -> Pl
         raise explained(desk, error) from None
 
 
-def _acted(desk: Desk, made: Plan) -> Iterator[Result]:
+def _acted(desk: Desk, made: Plan, since: datetime) -> Iterator[Result]:
     """Do what a plan admits: our own credentials last and alone, endings after everything else."""
     yield from _in_waves(desk, [row for row in made.admitted if not row.own])
     for row in made.admitted:
@@ -87,6 +89,7 @@ def _acted(desk: Desk, made: Plan) -> Iterator[Result]:
     yield from run(desk, [guarded(desk, row, end_candidate) for row in made.endable])
     for row in made.orphans:
         yield from run(desk, [guarded(desk, row, end_orphan)])
+    yield from tend(desk, made.seen, since)
 
 
 def _in_waves(desk: Desk, admitted: Sequence[Candidate]) -> Iterator[Result]:

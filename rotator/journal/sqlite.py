@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rotator.audit import Head
-from rotator.errors import ConfigError, Permanent, Temporary
+from rotator.errors import ConfigError, NotFound, Permanent, Temporary
 from rotator.events import Event
 from rotator.journal.lock import FileLock, Instances, refuse_network_file_system
 from rotator.journal.rows import decode, encode, translated
@@ -96,6 +96,14 @@ class Reader:
         while rows := self._rows(paged, (token_id, after)):
             yield from (decode(body, Event) for _, body in rows)
             after = rows[-1][0]
+
+    def overlapped(self, provider: str) -> Sequence[Lineage]:
+        """See `ports.Journal`."""
+        sql = (
+            "SELECT version, body FROM lineages WHERE provider = ?1 AND lineage IN"
+            " (SELECT lineage FROM members WHERE provider = ?1 AND token_id != lineage) ORDER BY lineage"
+        )
+        return [_lineage(*row) for row in self._rows(sql, (provider,))]
 
     def find_lineages(self, provider: str, word: str) -> list[Lineage]:
         """Return the lineages whose token id, root id or name is `word`."""
@@ -263,7 +271,7 @@ class SqliteJournal(Reader):
         """See `ports.Journal`."""
         rows = self._rows("SELECT sealed FROM rotations WHERE rotation_id = ?", (rotation.id,))
         if not rows or rows[0][0] is None:
-            raise Permanent(f"the journal holds no sealed secret for rotation {rotation.id}")
+            raise NotFound(f"the journal holds no sealed secret for rotation {rotation.id}")
         return Secret(self._keyring.open(rows[0][0], rotation.mint_id, rotation.minted_token_id).decode())
 
     def fingerprint(self, secret: Secret) -> str:
@@ -445,14 +453,13 @@ def _put_lineage(connection: sqlite3.Connection, lineage: Lineage) -> None:
         "INSERT OR REPLACE INTO members VALUES (?, ?, ?)",
         [(lineage.provider, member, lineage.id) for member in members],
     )
-    if lineage.token_id != lineage.id:  # only an overlap ends members
-        marks = ",".join("?" * len(members))
-        sql = f"DELETE FROM members WHERE provider = ? AND lineage = ? AND token_id NOT IN ({marks})"  # noqa: S608 - only marks
-        connection.execute(sql, (lineage.provider, lineage.id, *members))
+    marks = ",".join("?" * len(members))
+    sql = f"DELETE FROM members WHERE provider = ? AND lineage = ? AND token_id NOT IN ({marks})"  # noqa: S608 - only marks
+    connection.execute(sql, (lineage.provider, lineage.id, *members))
 
 
 def _put_claims(connection: sqlite3.Connection, lineage: Lineage, claims: tuple[tuple[str, str], ...]) -> None:
-    if not claims:
+    if not claims and lineage.gone_at is None:
         return
     connection.execute("DELETE FROM places WHERE provider = ? AND lineage = ?", (lineage.provider, lineage.id))
     connection.executemany(

@@ -135,13 +135,22 @@ class AstroProvider:
 
     def own_credentials(self) -> Mapping[str, OwnCredential]:
         """See `ports.Provider`."""
-        found = [(claims(own.read()), own) for own in self._credentials]
-        return {said.token_id: own for said, own in found if said is not None and said.token_id}
+        found: dict[str, OwnCredential] = {}
+        for own in self._credentials:
+            said = claims(own.read())
+            if said is None or not said.token_id:
+                raise ConfigError.of(
+                    f"providers.{self.name}.credential",
+                    f"{own.reference} does not say which token it is (its JWT has no apiTokenId), so rotator could end"
+                    " the token that it works with; use an Astro API token",
+                )
+            found.setdefault(said.token_id, own)
+        return found
 
     def through(self, credential: ReadSecret) -> "AstroProvider":
         """See `ports.Provider`."""
         other = copy.copy(self)
-        other._credentials, other._working = (OwnCredential("", credential),), 0
+        other._credentials, other._working = (OwnCredential("", credential), *self._credentials), 0
         return other
 
     def clock_skew(self) -> timedelta | None:

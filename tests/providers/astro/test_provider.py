@@ -11,7 +11,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from rotator.clock import SystemClock
-from rotator.errors import CredentialRejected, Forbidden, NotFound, OutcomeUnknown, Permanent, RotatorError, Temporary
+from rotator.errors import (
+    ConfigError,
+    CredentialRejected,
+    Forbidden,
+    NotFound,
+    OutcomeUnknown,
+    Permanent,
+    RotatorError,
+    Temporary,
+)
 from rotator.events import Event
 from rotator.model import NewToken, Role, Scope, Token
 from rotator.ports import Clock, Listing, OwnCredential, TokenRef
@@ -293,7 +302,8 @@ def test_our_own_token_is_known_from_its_jwt() -> None:
     """own_credentials decodes the credential without a call."""
     with api() as (sandbox, provider):
         assert list(provider.own_credentials()) == [sandbox.store.owner_id]
-        assert not on(sandbox, credential="opaque").own_credentials()
+        with pytest.raises(ConfigError, match="does not say which token"):
+            on(sandbox, credential="opaque").own_credentials()
         assert not sandbox.requests
 
 
