@@ -101,6 +101,7 @@ class Plan:
         admitted: The part of `due` that may be acted on.
         ending: Old members whose grace is over; `endable` is the part that may be ended.
         orphans: Twins that unanswered creates may have left behind.
+        held: How many due tokens are held back because there is no safe place for their secret.
         seen: Members of lineages that have several, as far as they were listed.
     """
 
@@ -109,6 +110,7 @@ class Plan:
     ending: list[Candidate] = field(default_factory=list)
     endable: list[Candidate] = field(default_factory=list)
     orphans: list[Candidate] = field(default_factory=list)
+    held: int = 0
     seen: set[str] = field(default_factory=set)
     refused: list[Refusal] = field(default_factory=list)
     selected: dict[str, int] = field(default_factory=dict)

@@ -115,7 +115,7 @@ def exit_code(results: Sequence[Result], plans: Sequence[Plan]) -> int:
     if any(made.refused for made in plans):
         return REFUSED
     outcomes = {result.outcome for result in results}
-    if outcomes & {Outcome.FAILED, Outcome.UNSETTLED, Outcome.LOST}:
+    if outcomes & {Outcome.FAILED, Outcome.UNSETTLED, Outcome.LOST} or any(made.held for made in plans):
         return FAILED
     return ATTENTION if Outcome.QUARANTINED in outcomes else OK
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 from rotator.engine.desk import Desk
 from rotator.engine.looking import looked, owners_of
-from rotator.errors import RotatorError
+from rotator.errors import NotFound, RotatorError
 from rotator.events import EventName
 from rotator.marker import bound
 from rotator.model import Lineage, Policy, Scope, Skip, Strategy, Token
 from rotator.planning import Candidate, Decision, Known, Plan, Row, guard, place_problem, selects, survey
-from rotator.ports import Listing, OwnCredential
+from rotator.ports import Listing, OwnCredential, TokenRef
 
 PAGE = 250  # tokens decided and looked at in one go: more would only take memory
 
@@ -110,6 +110,7 @@ def _sort_in(made: Plan, row: Candidate, tell: Skipped) -> None:
     if decision.due is not None:
         made.due.append(row)
     elif decision.skip is not None:
+        made.held += decision.skip is Skip.BAD_PATH
         made.skipped[decision.skip] = made.skipped.get(decision.skip, 0) + 1
         tell(row)
 
@@ -144,7 +145,8 @@ class Placing:
         except RotatorError as error:
             return skip(row, Skip.BAD_PATH, error.message)
         spots = [claim for place in places for claim in place.claims]
-        owners = owners_of(desk, lineage, places)
+        owned = owners_of(desk, lineage, places)
+        owners = {spot: root for spot, root in owned.items() if root == lineage.id or not self._is_gone(root)}
         owners |= {spot: self._taken[spot] for spot in spots if spot in self._taken}
         problem = place_problem(places, lineage, owners, lineage.id)
         if not problem and len(set(spots)) < len(spots):
@@ -156,6 +158,25 @@ class Placing:
         if row.decision.due is not None:
             self._taken.update(dict.fromkeys(spots, lineage.id))
         return row
+
+    def _is_gone(self, root: str) -> bool:
+        """Whether the owner of a place no longer exists, by two looks some time apart; then its places are free."""
+        desk, now = self._desk, self._desk.clock.now()
+        other = desk.journal.lineages(desk.provider.name, [root]).get(root)
+        if other is None or other.scope is None or other.open_state is not None:
+            return False
+        try:
+            desk.provider.get(TokenRef(other.token_id, other.scope, other.workspace_id, other.deployment_id))
+        except NotFound:
+            since = other.missing_since
+            is_gone = since is not None and now >= since + desk.settings.late_window
+            gone = replace(other, gone_at=now, stale=True, places=()) if is_gone else other
+            if desk.writing and (is_gone or since is None):
+                desk.remember(replace(gone, missing_since=since or now))
+            return is_gone
+        except RotatorError:
+            return False
+        return False
 
     def _own(self, row: Candidate) -> Candidate:
         """Our own credential is renewed only where its reference will read the new value; the only one by overlap."""

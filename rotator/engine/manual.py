@@ -194,7 +194,7 @@ def _leaked(desk: Desk, row: Candidate, asked: Asked, confirm: Callable[[str], b
         result = _begun(desk, row, revoke_first=revoke_first)
     else:
         result = _superseding(desk, row, rotation, asked, revoke_first=revoke_first)
-    for problem in _end_others(desk, row):
+    for problem in () if revoke_first else _end_others(desk, row):
         result = replace(result, outcome=Outcome.UNSETTLED, message=f"{result.message} {problem}".strip())
     return result
 

@@ -213,12 +213,17 @@ def equip(provider: Provider, rotation: Rotation) -> str:
     """Give a twin the roles that the token had when the intent was written; returns why it has not got them.
 
     Safe to repeat. A twin with fewer rights must never be delivered: its consumers would break.
+
+    Raises:
+        NotFound: The twin is gone.
     """
     try:
         twin = provider.get(ref_of_minted(rotation))
         if set(twin.roles) != set(rotation.roles):
             provider.update_roles(twin, rotation.roles)
             twin = provider.get(ref_of_minted(rotation))
+    except NotFound:
+        raise
     except RotatorError as error:
         return f"its twin could not be given the same roles: {error.message}"
     return "" if set(twin.roles) == set(rotation.roles) else "its twin shows other roles than it was given"

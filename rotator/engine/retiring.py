@@ -18,7 +18,7 @@ from rotator.errors import NotFound, Permanent, RotatorError, Temporary
 from rotator.events import EventName
 from rotator.marker import marker_in
 from rotator.model import Lineage, Outcome, Place, Reason, Retiring, Step, Strategy, Token
-from rotator.planning import Candidate
+from rotator.planning import Candidate, Plan
 from rotator.ports import Provider
 
 OURS = timedelta(minutes=5)  # a use within this of a probe of ours was ours
@@ -86,18 +86,19 @@ def promote(desk: Desk, lineage: Lineage, old: Retiring) -> Result:
     return _result(old, Outcome.UNSETTLED, f"{old.token_id} is used again: {why}")
 
 
-def tend(desk: Desk, seen: set[str], since: datetime) -> Iterator[Result]:
+def tend(desk: Desk, made: Plan, since: datetime) -> Iterator[Result]:
     """Look after members that the listing does not show: gone, or of a policy that no longer selects them.
 
     Args:
         desk: The provider and everything else.
-        seen: Members that the listing has shown.
+        made: What the listing has shown; what it could end is not looked at twice.
         since: When it was made; what has been replaced later could not be in it.
     """
+    done = {row.token.id for row in made.endable}
     for lineage in desk.journal.overlapped(desk.provider.name):
         for old in lineage.retiring if lineage.open_state is None else ():
-            unseen = [member for member in (old.token_id, lineage.token_id) if member not in seen]
-            if unseen and old.due_at <= since and old.since < since:
+            unseen = [member for member in (old.token_id, lineage.token_id) if member not in made.seen]
+            if unseen and old.token_id not in done and old.due_at <= since and old.since < since:
                 try:
                     yield from _tended(desk, lineage.id, old, unseen)
                 except RotatorError as error:

@@ -310,7 +310,11 @@ class Attempt:
         if secret is None:
             return self.rotation.state is State.LOST
         fresh = self.posts_now > 0
-        if self.rotation.successor and (obstacle := equip(self.provider, self.rotation)):
+        try:
+            obstacle = equip(self.provider, self.rotation) if self.rotation.successor else ""
+        except NotFound:
+            return self._missing()
+        if obstacle:
             return self._unsettled(obstacle)
         # A value that was found in the journal is delivered only if it may live: a person may have put a newer one.
         verdict = None if fresh else self._verdict(secret)
@@ -434,6 +438,8 @@ class Attempt:
             self.desk, self.provider, Suspect(ref_of_minted(self.rotation), secret, self.rotation.minted)
         )
         self.probed.append(self.desk.clock.now())
+        if verdict.life is Life.ALIVE:
+            self.rotation = replace(self.rotation, missing_since=None)
         return verdict
 
     def _superseded(self) -> bool:

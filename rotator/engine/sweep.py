@@ -89,7 +89,7 @@ def _acted(desk: Desk, made: Plan, since: datetime) -> Iterator[Result]:
     yield from run(desk, [guarded(desk, row, end_candidate) for row in made.endable])
     for row in made.orphans:
         yield from run(desk, [guarded(desk, row, end_orphan)])
-    yield from tend(desk, made.seen, since)
+    yield from tend(desk, made, since)
 
 
 def _in_waves(desk: Desk, admitted: Sequence[Candidate]) -> Iterator[Result]:
