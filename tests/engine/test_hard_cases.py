@@ -161,7 +161,7 @@ def test_a_rotation_whose_seal_is_missing_asks_for_another_secret(bench: Lab) ->
 
 
 def test_a_leak_that_is_refused_keeps_what_was_sealed(bench: Lab) -> None:
-    """A live secret waits for its sink; rotating it for a leak is refused: it still waits, and arrives though paused."""
+    """A live secret waits for its sink; rotating it for a leak is refused: it waits on, and arrives though paused."""
     unsettled(bench)
     add(bench, "paused_until = 2099-01-01T00:00:00Z")
     with spoilt(bench, provider={"rotate": refusing(Forbidden("403"))}, sink={"preflight": down}) as (app, desk):

@@ -138,7 +138,9 @@ class AstroProvider:
         found: dict[str, OwnCredential] = {}
         for own in self._credentials:
             said = claims(own.read())
-            if said is None or not said.token_id:
+            if said is None:
+                continue  # no JWT at all: the API rejects it
+            if not said.token_id:
                 raise ConfigError.of(
                     f"providers.{self.name}.credential",
                     f"{own.reference} does not say which token it is (its JWT has no apiTokenId), so rotator could end"

@@ -302,8 +302,10 @@ def test_our_own_token_is_known_from_its_jwt() -> None:
     """own_credentials decodes the credential without a call."""
     with api() as (sandbox, provider):
         assert list(provider.own_credentials()) == [sandbox.store.owner_id]
+        assert not on(sandbox, credential="opaque").own_credentials()
+        nameless = "e30.e30.e30"  # a JWT without claims
         with pytest.raises(ConfigError, match="does not say which token"):
-            on(sandbox, credential="opaque").own_credentials()
+            on(sandbox, credential=nameless).own_credentials()
         assert not sandbox.requests
 
 
