@@ -131,7 +131,12 @@ def owner(token: Token, policies: Sequence[Policy], lineage: Lineage | None = No
 
 
 def selects(policy: Policy, token: Token, root: str) -> bool:
-    """Whether a policy names this token; default deny.
+    """Whether a policy names this token; default deny. See `unselected`."""
+    return not unselected(policy, token, root)
+
+
+def unselected(policy: Policy, token: Token, root: str) -> str:
+    """Return the key of `select` that says no to a token, empty if the policy names it.
 
     Args:
         policy: The one that is asked.
@@ -139,26 +144,29 @@ def selects(policy: Policy, token: Token, root: str) -> bool:
         root: The first id of its lineage, which stands for it in `ids`.
     """
     select = policy.select
-    if token.scope not in select.scopes or (select.ids and root not in select.ids):
-        return False
+    if token.scope not in select.scopes:
+        return "scopes"
+    if select.ids and root not in select.ids:
+        return "ids"
     if token.kind == "DIRECT_ACCESS" and root not in select.ids:
-        return False  # verified at the data plane, so an old secret may outlive its rotation: only when named by id
-    if not _at_home(select, token):
-        return False
+        return "ids"  # verified at the data plane, so an old secret may outlive its rotation: only when named by id
+    if not_home := _not_home(select, token):
+        return not_home
     if select.roles and not any(role.role in select.roles for role in token.roles):
-        return False
-    return any(fnmatchcase(token.name, glob) for glob in select.names) and not any(
-        fnmatchcase(token.name, glob) for glob in select.exclude_names
-    )
+        return "roles"
+    if not any(fnmatchcase(token.name, glob) for glob in select.names):
+        return "names"
+    return "exclude_names" if any(fnmatchcase(token.name, glob) for glob in select.exclude_names) else ""
 
 
-def _at_home(select: Select, token: Token) -> bool:
+def _not_home(select: Select, token: Token) -> str:
     if token.scope is Scope.DEPLOYMENT and select.deployments:
         if token.deployment_id not in select.deployments:
-            return False
+            return "deployments"
         if not token.workspace_id:  # v1alpha1 does not say it; a deployment that is named needs no second proof
-            return True
-    return not select.workspaces or token.scope is Scope.ORGANIZATION or token.workspace_id in select.workspaces
+            return ""
+    is_home = not select.workspaces or token.scope is Scope.ORGANIZATION or token.workspace_id in select.workspaces
+    return "" if is_home else "workspaces"
 
 
 def decide(token: Token, policy: Policy, lineage: Lineage | None, now: datetime) -> Decision:
@@ -173,20 +181,20 @@ def decide(token: Token, policy: Policy, lineage: Lineage | None, now: datetime)
     held = _held(token, lineage, now) if lineage is not None else None
     if held is not None:
         return held
-    gentle = _gentle_heal(policy, lineage)
-    if gentle is not None:
-        return Decision(Reason.DRIFTED, None, gentle[1], now, gentle[0])
-    reason, due_at, message = _first_due(token, policy, lineage, now)
+    mended = mending(policy, lineage)
+    if mended is not None and mended[0] is not Heal.ROTATE:  # without a new secret: neither pause nor window holds it
+        return Decision(Reason.DRIFTED, None, mended[1], now, mended[0])
+    reason, due_at, message = first_due(token, policy, lineage, now)
     heal = Heal.ROTATE if reason is Reason.DRIFTED else None
     if policy.paused_until is not None and now < policy.paused_until:
-        return Decision(None, Skip.PAUSED, _paused(token, policy), due_at)
+        return Decision(None, Skip.PAUSED, paused(token, policy), due_at)
     if reason is None:
         return Decision(None, Skip.NOT_DUE, message, due_at)
     if reason in WAIT_FOR_WINDOWS or _may_wait(reason, lineage):
-        closed = _held_back(token, policy, lineage, now)
+        closed = held_back(token, policy, lineage, now)
         if closed is not None:
             return Decision(None, closed[0], f"{message}; {closed[1]}", due_at)
-    if _backs_off(policy, lineage, now) and reason not in URGENT:
+    if backs_off(policy, lineage, now) and reason not in URGENT:
         until, count = (lineage.retry_at, lineage.failures) if lineage else (None, 0)
         return Decision(None, Skip.BACKOFF, f"failed {count} times, again {stamp(until or now)}", due_at)
     return Decision(reason, None, message, due_at, heal)
@@ -207,15 +215,16 @@ def _held(token: Token, lineage: Lineage, now: datetime) -> Decision | None:
     return None
 
 
-def _gentle_heal(policy: Policy, lineage: Lineage | None) -> tuple[Heal, str] | None:
-    """What mends a drift without a new secret; neither pause nor window holds it back."""
+def mending(policy: Policy, lineage: Lineage | None) -> tuple[Heal, str] | None:
+    """Return what a sweep does about a drift, and why; None if there is none, or it is only named."""
     drift = lineage.drift if lineage is not None else None
-    if drift is None or policy.on_drift == "alert" or drift.heal not in (Heal.ADOPT, Heal.REDELIVER):
+    if drift is None or policy.on_drift == "alert" or drift.heal is Heal.UNKNOWN:
         return None
     return drift.heal, drift.message
 
 
-def _backs_off(policy: Policy, lineage: Lineage | None, now: datetime) -> bool:
+def backs_off(policy: Policy, lineage: Lineage | None, now: datetime) -> bool:
+    """Whether a token is left alone because its last rotations came to nothing."""
     if lineage is None or lineage.retry_at is None or now >= lineage.retry_at:
         return False
     return lineage.retry_under == policy.digest  # a changed policy may be what was missing
@@ -231,7 +240,7 @@ URGENT = frozenset({Reason.EXPIRED, Reason.EMERGENCY})
 WAIT_FOR_WINDOWS = frozenset({Reason.BEFORE_EXPIRY, Reason.MAX_AGE})  # others: consumers are or will be cut off
 
 
-def _held_back(token: Token, policy: Policy, lineage: Lineage | None, now: datetime) -> tuple[Skip, str] | None:
+def held_back(token: Token, policy: Policy, lineage: Lineage | None, now: datetime) -> tuple[Skip, str] | None:
     """Return whether windows or blackouts hold a due token back, and until when."""
     if allowed(policy, now):
         return None
@@ -253,8 +262,8 @@ def _held_back(token: Token, policy: Policy, lineage: Lineage | None, now: datet
 
 def urgent_at(token: Token, policy: Policy, lineage: Lineage | None) -> datetime | None:
     """Return from when on windows, blackouts and backoff no longer hold the token back; None if never."""
-    moments = [at for reason, at, _ in _due_moments(token, policy, lineage) if reason in URGENT]
-    return max(min(moments), _not_before(token, policy, lineage)) if moments else None
+    moments = [at for reason, at, _ in due_moments(token, policy, lineage) if reason in URGENT]
+    return max(min(moments), not_before(token, policy, lineage)) if moments else None
 
 
 def allowed(policy: Policy, moment: datetime) -> bool:
@@ -266,7 +275,8 @@ def allowed(policy: Policy, moment: datetime) -> bool:
 opens_at = lru_cache(maxsize=256)(next_allowed)
 
 
-def _paused(token: Token, policy: Policy) -> str:
+def paused(token: Token, policy: Policy) -> str:
+    """Return until when and why the policy pauses; empty if it never does."""
     until = policy.paused_until
     if until is None:
         return ""
@@ -275,24 +285,28 @@ def _paused(token: Token, policy: Policy) -> str:
     return f"paused until {stamp(until)}{why}{loud}"
 
 
-def _first_due(
+def first_due(
     token: Token, policy: Policy, lineage: Lineage | None, now: datetime
 ) -> tuple[Reason | None, datetime | None, str]:
+    """Return the first condition that asks for a new secret now, since when, and what is said of it.
+
+    Without one the reason is None, the moment is the next at which one will hold, and the text says why none does.
+    """
     if lineage is not None and lineage.stale:
         return Reason.UNSETTLED, now, "its sinks hold a secret that somebody else has superseded"
-    drift = lineage.drift if lineage is not None else None
-    if drift is not None and drift.heal is Heal.ROTATE and policy.on_drift != "alert":
-        return Reason.DRIFTED, now, drift.message
-    moments = _due_moments(token, policy, lineage)
-    not_before = _not_before(token, policy, lineage)
+    mended = mending(policy, lineage)
+    if mended is not None and mended[0] is Heal.ROTATE:
+        return Reason.DRIFTED, now, mended[1]
+    moments = due_moments(token, policy, lineage)
+    earliest = not_before(token, policy, lineage)
     holding = [(reason, at, said) for reason, at, said in moments if at <= now]
-    if holding and now >= not_before:
+    if holding and now >= earliest:
         return holding[0]
     if not moments:
         return None, None, _never(token, policy, lineage) + _remarks(token, policy, lineage, now)
     first = min(moments, key=lambda row: row[1])
-    due_at = max(first[1], not_before)
-    held = f"; held back by min_interval until {stamp(not_before)}" if holding else ""
+    due_at = max(first[1], earliest)
+    held = f"; held back by min_interval until {stamp(earliest)}" if holding else ""
     said = f"due {stamp(due_at)} ({first[0]}){held}{_unusable(token, policy)}{_remarks(token, policy, lineage, now)}"
     return None, due_at, said
 
@@ -320,14 +334,15 @@ def min_interval(token: Token, policy: Policy) -> timedelta:
     return min(policy.when.min_interval, token.life / 2) if token.life else policy.when.min_interval
 
 
-def _not_before(token: Token, policy: Policy, lineage: Lineage | None) -> datetime:
+def not_before(token: Token, policy: Policy, lineage: Lineage | None) -> datetime:
+    """Return before when age and expiry do not rotate the token, whatever they say."""
     return born(token, lineage) + min_interval(token, policy) - CLOCK_TOLERANCE
 
 
-def _due_moments(token: Token, policy: Policy, lineage: Lineage | None) -> list[tuple[Reason, datetime, str]]:
+def due_moments(token: Token, policy: Policy, lineage: Lineage | None) -> list[tuple[Reason, datetime, str]]:
     """Every condition that can hold, in the order of `Reason`, with the moment from which it holds."""
     when, made = policy.when, born(token, lineage)
-    shift = 1 - policy.jitter * _dice(token)
+    shift = 1 - early(token, policy)
     rows: list[tuple[Reason, datetime, str]] = []
     if token.end_at is not None and not (lineage is not None and lineage.expiry_fixed):
         end = token.end_at
@@ -336,12 +351,27 @@ def _due_moments(token: Token, policy: Policy, lineage: Lineage | None) -> list[
             rows.append((Reason.EMERGENCY, end - when.emergency, f"expires {stamp(end)}, within the emergency margin"))
         ahead = _ahead(token, policy)
         if ahead is not None and (token.life is None or ahead < token.life):
-            early = min(ahead + ahead * (1 - shift), token.life or timedelta.max)
-            rows.append((Reason.BEFORE_EXPIRY, end - early, f"expires {stamp(end)}, less than {spoken(early)} ahead"))
+            wide = min(ahead + ahead * (1 - shift), token.life or timedelta.max)
+            rows.append((Reason.BEFORE_EXPIRY, end - wide, f"expires {stamp(end)}, less than {spoken(wide)} ahead"))
     if when.max_age is not None:
         age = when.max_age * shift
         rows.append((Reason.MAX_AGE, made + age, f"its secret is from {stamp(made)}, older than {spoken(age)}"))
     return rows
+
+
+def never_due(reason: Reason, token: Token, policy: Policy, lineage: Lineage | None) -> str:
+    """Return why an age or expiry condition can never hold for a token; meant for those `due_moments` leaves out."""
+    if reason is Reason.MAX_AGE:
+        return "max_age is not set"
+    if token.end_at is None:
+        return "it never expires"
+    if lineage is not None and lineage.expiry_fixed:
+        return "rotating it does not move its expiry"
+    if reason is Reason.EMERGENCY:
+        return f"emergency {spoken(policy.when.emergency)} is not shorter than its life"
+    if policy.when.before_expiry is None:
+        return "before_expiry is not set"
+    return _unusable(token, policy).lstrip("; ") or "its life is not known, so a percentage of it says nothing"
 
 
 def _ahead(token: Token, policy: Policy) -> timedelta | None:
@@ -375,6 +405,11 @@ def _never(token: Token, policy: Policy, lineage: Lineage | None) -> str:
     return (
         "it never expires and no max_age is set" if token.end_at is None else f"no condition{_unusable(token, policy)}"
     )
+
+
+def early(token: Token, policy: Policy) -> float:
+    """Return the share of its thresholds by which a token is due earlier: `jitter`, other for each token."""
+    return policy.jitter * _dice(token)
 
 
 def _dice(token: Token) -> float:
@@ -471,7 +506,7 @@ def guard(plan: Plan, accepted: str | None) -> Plan:
     for policy in {c.policy.name: c.policy for c in (*plan.due, *plan.ending)}.values():
         minting = [c for c in plan.due if c.policy is policy and c.mints]
         ending = [c for c in plan.ending if c.policy is policy]
-        limit, arithmetic = _limit(policy, plan.selected.get(policy.name, len(minting)))
+        limit, arithmetic = limit_of(policy, plan.selected.get(policy.name, len(minting)))
         if len(minting) + len(ending) <= limit or plan.id in (accepted or "").split("-"):
             plan.admitted.extend(minting)
             plan.endable.extend(ending)
@@ -491,7 +526,8 @@ def _urgency(candidate: Candidate) -> tuple[int, float]:
     return rank, end.timestamp() if end else float("inf")
 
 
-def _limit(policy: Policy, selected: int) -> tuple[int, str]:
+def limit_of(policy: Policy, selected: int) -> tuple[int, str]:
+    """Return how many tokens one sweep of a policy may change, and by which key, of so many selected ones."""
     limit, said = policy.brake.max_rotations, f"max_rotations is {policy.brake.max_rotations}"
     percent = policy.brake.max_percent
     if percent is not None and selected >= PERCENT_BRAKE_FROM and int(selected * percent / 100) < limit:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from rotator.engine.desk import Desk
 from rotator.engine.looking import looked
 from rotator.errors import RotatorError
-from rotator.model import Lineage, Policy, Scope, Skip, Strategy, Token
+from rotator.model import Lineage, Place, Policy, Scope, Skip, Strategy, Token
 from rotator.planning import Candidate, Decision, Known, Plan, Row, guard, place_problem, selects, survey
 from rotator.ports import Listing, OwnCredential
 
@@ -19,7 +19,14 @@ PAGE = 1000
 Skipped = Callable[[Row], None]
 
 
-def plan(desk: Desk, policies: Sequence[Policy], accepted: str | None = None, skipped: Skipped | None = None) -> Plan:
+def plan(
+    desk: Desk,
+    policies: Sequence[Policy],
+    accepted: str | None = None,
+    skipped: Skipped | None = None,
+    *,
+    look: bool = True,
+) -> Plan:
     """Return what a sweep of these policies would do.
 
     Args:
@@ -27,6 +34,7 @@ def plan(desk: Desk, policies: Sequence[Policy], accepted: str | None = None, sk
         policies: Those to sweep; tokens of the desk's other policies are skipped as `other_policy`.
         accepted: A plan id that lifts the brake.
         skipped: Told of every token that is left alone.
+        look: Whether sinks are read where it is time to; without it what is remembered decides.
 
     Raises:
         CredentialRejected, Temporary, Permanent: The listing failed.
@@ -37,7 +45,7 @@ def plan(desk: Desk, policies: Sequence[Policy], accepted: str | None = None, sk
     known = known_now(desk)
     placing = Placing(desk)
     for rows in surveyed(desk, known):
-        for row in _looked(desk, rows, known):
+        for row in _looked(desk, rows, known) if look else [row for row, _ in rows]:
             if isinstance(row, tuple):
                 tell(row)
             elif row.policy.name in names:
@@ -122,37 +130,48 @@ class Placing:
         """Return the candidate with its places, or skipped with the reason; one that is not due comes back as it is."""
         if row.decision.due is None or row.open:
             return row
-        desk, token = self._desk, row.token
-        lineage = desk.lineage(token)
+        lineage = self._desk.lineage(row.token)
+        places, problem = self.resolved(row, lineage)
+        if problem:
+            return skip(row, Skip.BAD_PATH, problem)
+        row = replace(row, places=places)
+        row = self._own(row) if row.own else row
+        if row.decision.due is not None:
+            self._taken.update((claim, lineage.id) for place in places for claim in place.claims)
+        return row
+
+    def resolved(self, row: Candidate, lineage: Lineage) -> tuple[tuple[Place, ...], str]:
+        """Return where the secret of a token would go, and why it may not go there; empty if it may."""
+        desk = self._desk
         try:
-            places = desk.places(row.policy, token, lineage.id)
+            places = desk.places(row.policy, row.token, lineage.id)
         except RotatorError as error:
-            return skip(row, Skip.BAD_PATH, error.message)
+            return (), error.message
         spots = [claim for place in places for claim in place.claims]
         owners = {spot: held[1] for spot, held in desk.journal.place_owners(spots).items()}
         owners |= {spot: self._taken[spot] for spot in spots if spot in self._taken}
         problem = place_problem(places, lineage, owners, lineage.id)
         if not problem and len(set(spots)) < len(spots):
             problem = "two deliveries of the policy write to the same place"
-        if problem:
-            return skip(row, Skip.BAD_PATH, problem)
-        row = replace(row, places=places)
-        row = self._own(row) if row.own else row
-        if row.decision.due is not None:
-            self._taken.update(dict.fromkeys(spots, lineage.id))
-        return row
+        return places, problem
 
     def _own(self, row: Candidate) -> Candidate:
         """Our own credential is renewed only where its reference will read the new value; the only one by overlap."""
-        own = self._owns[row.token.id]
-        if not any(place.required and place.reference == own.reference for place in row.places):
-            why = (
-                "it is the credential rotator itself works with, and no required delivery writes exactly where its"
-                f" reference {own.reference} reads; renew it by hand, or let one do so"
-            )
+        why = self.unrenewable(row, row.places)
+        if why:
             return skip(row, Skip.OWN_CREDENTIAL, f"{why} ({row.decision.due}: {row.decision.message})")
         only = len(self._owns) == 1
         return replace(row, strategy=Strategy.OVERLAP if only else row.strategy)
+
+    def unrenewable(self, row: Candidate, places: Sequence[Place]) -> str:
+        """Return why our own credential is never renewed by its policy; empty if it is."""
+        own = self._owns[row.token.id]
+        if any(place.required and place.reference == own.reference for place in places):
+            return ""
+        return (
+            "it is the credential rotator itself works with, and no required delivery writes exactly where its"
+            f" reference {own.reference} reads; renew it by hand, or let one do so"
+        )
 
 
 def skip(row: Candidate, why: Skip, message: str) -> Candidate:

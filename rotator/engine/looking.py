@@ -115,18 +115,25 @@ def looked(desk: Desk, rows: Sequence[tuple[Candidate, Lineage | None]], known: 
         known: What they were decided by.
     """
     every = desk.settings.drift_check
-    wanted = [
-        at
-        for at, (row, lineage) in enumerate(rows)
-        if _may_look(row) and wants_look(row.token, lineage, known.now, every)
-    ]
+    wanted = [at for at, (row, lineage) in enumerate(rows) if _is_time(row, lineage, known, every)]
     fresh: dict[int, Candidate] = {}
     if wanted:
         with ThreadPoolExecutor(desk.settings.workers, thread_name_prefix="look") as pool:
-            found = pool.map(lambda at: _look_at(desk, *rows[at], known), wanted)
+            found = pool.map(lambda at: _look_at(desk, *rows[at], known)[0], wanted)
             fresh = dict(zip(wanted, found, strict=True))
     for at, (row, _) in enumerate(rows):
         yield fresh.get(at, row)
+
+
+def looked_at(desk: Desk, row: Candidate, lineage: Lineage | None, known: Known) -> tuple[Candidate, Lineage | None]:
+    """Return one candidate as `looked` does, with the lineage as it is after that look."""
+    if _is_time(row, lineage, known, desk.settings.drift_check):
+        return _look_at(desk, row, lineage, known)
+    return row, lineage
+
+
+def _is_time(row: Candidate, lineage: Lineage | None, known: Known, every: timedelta) -> bool:
+    return _may_look(row) and wants_look(row.token, lineage, known.now, every)
 
 
 _LOOKABLE = (None, Skip.NOT_DUE, Skip.PAUSED, Skip.WINDOW, Skip.BLACKOUT, Skip.BACKOFF)
@@ -137,21 +144,21 @@ def _may_look(row: Candidate) -> bool:
     return is_settled and row.decision.skip in _LOOKABLE
 
 
-def _look_at(desk: Desk, row: Candidate, lineage: Lineage | None, known: Known) -> Candidate:
+def _look_at(desk: Desk, row: Candidate, lineage: Lineage | None, known: Known) -> tuple[Candidate, Lineage]:
     token = row.token
     lineage = lineage or Lineage(desk.provider.name, token.id, token.id, token.name)
     try:
         places = desk.places(row.policy, token, lineage.id)
     except RotatorError:
-        return row  # it has no safe place: said when it is due
+        return row, lineage  # it has no safe place: said when it is due
     if place_problem(places, lineage, {}, lineage.id):
-        return row  # it is to move first
+        return row, lineage  # it is to move first
     seen = look(desk, token, lineage, places)
     diagnosis = diagnose(token, lineage, seen.sightings, known.now)
     learnt = learn(desk, token, lineage, places, seen, diagnosis)
     if desk.writing:
         _journal(desk, row, lineage, learnt, places if diagnosis.adopted else ())
-    return candidate(token, row.policy, learnt, known)
+    return candidate(token, row.policy, learnt, known), learnt
 
 
 def learn(
