@@ -563,13 +563,33 @@ def place_problem(
     return ""
 
 
+# Every state that a token can be in, worst first, and what a person does about it.
+NEXT = {
+    "quarantined": "`rotator history {id}` says what happened; put it right, then `rotator release {id}`",
+    "in_doubt": "`rotator settle` in a few minutes: it looks whether the call took effect",
+    "unsettled": "put right what it says, then `rotator sweep` (or `rotator settle`, which rotates nothing new)",
+    "drifted": "`rotator explain {id}` says what differs; the next sweep mends it, unless on_drift is alert",
+    "expired": "`rotator sweep` now; if it stays, `rotator explain {id}`",
+    "due": "the next sweep rotates it; `rotator plan` shows whether the brake will let it",
+    "retiring": "nothing: the old token ends after its grace; `rotator explain {id}` says what it waits for",
+    "paused": "nothing until the pause ends; change paused_until to go on before",
+    "unknown": "make its sinks readable; `rotator explain {id}` names them",
+    "gone": "deleted at the provider: nothing to rotate; remove its secret from its sinks",
+    "fresh": "",
+    "skipped": "`rotator explain {id}` says what holds it back",
+}
+STATES = tuple(NEXT)
+
+
 def token_state(candidate: Candidate, lineage: Lineage | None, now: datetime) -> str:
-    """Return the one word that `status` and `rotator_tokens` say of a token, worst first."""
+    """Return the one word of `STATES` that `status` and `rotator_tokens` say of a token."""
     token, decision = candidate.token, candidate.decision
     if decision.skip is Skip.QUARANTINED:
         return "quarantined"
+    if decision.skip is Skip.IN_GRACE:  # what is open or has drifted is said of the member in use
+        return "retiring"
     if lineage is not None and lineage.open_state is not None:
-        return "in_doubt" if lineage.open_state in (State.IN_DOUBT, State.INTENDED) else "unsettled"
+        return _open_state(lineage.open_state)
     if decision.due is Reason.UNSETTLED:
         return "unsettled"
     drift = lineage.drift if lineage is not None else None
@@ -579,10 +599,28 @@ def token_state(candidate: Candidate, lineage: Lineage | None, now: datetime) ->
         return "expired"
     if decision.due is not None:
         return "due"
-    if decision.skip is Skip.IN_GRACE:
-        return "retiring"
     if drift is not None:
         return "unknown"
     if decision.skip is Skip.PAUSED:
         return "paused"
     return "fresh" if decision.skip is Skip.NOT_DUE else "skipped"
+
+
+def lineage_state(lineage: Lineage) -> str:
+    """Return the same word for a credential whose token no policy selects, or that is not listed any more.
+
+    Empty if nothing about it is unfinished.
+    """
+    if lineage.quarantined_at is not None:
+        return "quarantined"
+    if lineage.open_state is not None:
+        return _open_state(lineage.open_state)
+    if lineage.gone_at is not None:
+        return "gone"
+    if lineage.stale:
+        return "unsettled"
+    return "retiring" if lineage.retiring else ""
+
+
+def _open_state(state: State) -> str:
+    return "in_doubt" if state in (State.IN_DOUBT, State.INTENDED) else "unsettled"

@@ -1,92 +1,18 @@
-"""`status`, `history`, `audit`: what is, what was, and the proof of it."""
+"""`history`, `audit`: what was, and the proof of it."""
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from rotator.app import App, opened
 from rotator.audit import Head, verify
 from rotator.cli import render
 from rotator.cli.main import FAILED, OK, config_option
 from rotator.config import load
-from rotator.engine.deciding import known_now, surveyed
 from rotator.events import Event
 from rotator.journal.sqlite import Reader
-from rotator.logs import Log
-from rotator.model import Lineage
-from rotator.planning import Candidate, born, token_state
 from rotator.text import visible
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-
-
-@click.command()
-@config_option
-@json_option
-def status(config_path: Path, as_json: bool) -> int:
-    """Show every token that a policy selects: age, expiry, when it is next due and why, last rotation."""
-    config = load(config_path)
-    with opened(config, "status", [Log(terminal=sys.stderr.isatty())], writing=False) as app:
-        if as_json:
-            render.write_json({}, {"tokens": (_status_row(app, *row) for row in _tokens(app))})
-        else:
-            _print_status(app)
-    return OK
-
-
-def _tokens(app: App) -> Iterator[tuple[Candidate, Lineage | None]]:
-    for desk in app.desks:
-        for page in surveyed(desk, known_now(desk)):
-            yield from ((row, lineage) for row, lineage in page if isinstance(row, Candidate))
-
-
-def _status_row(app: App, candidate: Candidate, lineage: Lineage | None) -> dict[str, object]:
-    token, decision = candidate.token, candidate.decision
-    return {
-        "token_id": token.id,
-        "name": token.name,
-        "scope": str(token.scope),
-        "policy": candidate.policy.name,
-        "state": token_state(candidate, lineage, app.clock.now()),
-        "due_at": render.moment(decision.due_at),
-        "expires_at": render.moment(token.end_at),
-        "last_rotated_at": render.moment(token.generation.last_rotated_at),
-        "settled_at": render.moment(lineage.settled_at if lineage else None),
-        "reason": str(decision.due or decision.skip),
-        "message": decision.message,
-    }
-
-
-def _print_status(app: App) -> None:
-    now = app.clock.now()
-    rows = []
-    for candidate, lineage in _tokens(app):
-        token, decision = candidate.token, candidate.decision
-        state = token_state(candidate, lineage, now)
-        age = render.ago(born(token, lineage), now)
-        due, expires = render.ago(decision.due_at, now), render.ago(token.end_at, now)
-        settled = render.ago(lineage.settled_at if lineage else None, now)
-        rows.append(
-            (
-                _RANK.get(state, 9),
-                token.name,
-                state,
-                candidate.policy.name,
-                age,
-                due,
-                expires,
-                settled,
-                decision.message,
-            )
-        )
-    rows.sort()
-    columns = ("Token", "State", "Policy", "Secret from", "Due", "Expires", "Settled by us", "Why")
-    render.console().print(render.table(f"{len(rows)} tokens", columns, [[str(c) for c in row[1:]] for row in rows]))
-
-
-_RANK = {state: rank for rank, state in enumerate(("quarantined", "in_doubt", "unsettled", "expired", "due", "paused"))}
 
 
 @click.command()

@@ -90,10 +90,21 @@ class Reader:
             yield from (decode(body, Event) for _, body in rows)
             after = rows[-1][0]
 
+    def providers(self) -> list[str]:
+        """Return the names of the providers of which anything is remembered."""
+        return [name for (name,) in self._rows("SELECT DISTINCT provider FROM lineages ORDER BY provider", ())]
+
+    def every_lineage(self, provider: str) -> Iterator[Lineage]:
+        """Yield all that is remembered of a provider's credentials, page by page."""
+        sql = "SELECT lineage, body FROM lineages WHERE provider = ? AND lineage > ? ORDER BY lineage LIMIT 1000"
+        after = ""
+        while rows := self._rows(sql, (provider, after)):
+            yield from (decode(body, Lineage) for _, body in rows)
+            after = rows[-1][0]
+
     def find_lineages(self, provider: str, word: str) -> list[Lineage]:
         """Return the lineages whose token id, root id or name is `word`."""
-        sql = "SELECT body FROM lineages WHERE provider = ? ORDER BY lineage"
-        every = (decode(body, Lineage) for (body,) in self._rows(sql, (provider,)))
+        every = self.every_lineage(provider)
         return [lineage for lineage in every if word in (lineage.id, lineage.name, *lineage.members)]
 
     def audit_head(self) -> Head | None:
