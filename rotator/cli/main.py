@@ -25,7 +25,7 @@ _COMMANDS = {
     "plan": "rotator.cli.sweeping:plan",
     "sweep": "rotator.cli.sweeping:sweep",
     "settle": "rotator.cli.sweeping:settle",
-    "release": "rotator.cli.sweeping:release",
+    "release": "rotator.cli.release:release",
     "simulate": "rotator.cli.simulate:simulate",
     "status": "rotator.cli.status:status",
     "history": "rotator.cli.showing:history",

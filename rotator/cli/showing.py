@@ -1,5 +1,6 @@
 """`history`, `audit`: what was, and the proof of it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -20,11 +21,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 @click.argument("token", required=False)
 @json_option
 def history(config_path: Path, token: str | None, as_json: bool) -> int:
-    """Show what happened to TOKEN (id or name), or to all, oldest first."""
+    """Show what happened to TOKEN, or to all, oldest first.
+
+    TOKEN is a name, or any id that the credential has or had: what happened to its other ids is shown too.
+    """
     config = load(config_path)
     reader = Reader(config.journal_path)
     try:
-        rows = (event for event in reader.history() if token in (None, event.token_id, event.token_name))
+        rows = reader.history() if token is None else _about(reader, token)
         if as_json:
             render.write_json({}, {"history": (_event_row(event) for event in rows)})
         else:
@@ -33,6 +37,13 @@ def history(config_path: Path, token: str | None, as_json: bool) -> int:
     finally:
         reader.close()
     return OK
+
+
+def _about(reader: Reader, word: str) -> Iterator[Event]:
+    families = {name: reader.family(name, word) for name in reader.providers()}
+    for event in reader.history():
+        if word in (event.token_id, event.token_name) or event.token_id in families.get(event.provider, ()):
+            yield event
 
 
 def _event_row(event: Event) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""`plan`, `sweep`, `settle`, `release`: deciding and acting."""
+"""`plan`, `sweep`, `settle`: deciding and acting."""
 
 import json
 import signal
@@ -6,7 +6,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -20,12 +19,9 @@ from rotator.engine.deciding import plan as make_plan
 from rotator.engine.desk import Desk, Result
 from rotator.engine.sweep import Report, recover
 from rotator.engine.sweep import sweep as run_sweep
-from rotator.errors import ConfigError
-from rotator.events import Event, EventName
 from rotator.logs import Log
 from rotator.model import Outcome, Policy, Token
 from rotator.planning import Candidate, Plan
-from rotator.ports import Write
 
 policy_option = click.option("--policy", "policy_name", help="Only this policy.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -133,35 +129,6 @@ def settle(config_path: Path, as_json: bool) -> int:
                 reports.append(Report(results=recover(desk), interrupted=desk.stop.is_set()))
                 desk.journal.erase()
         return finish(reports, as_json=as_json, stopped=False)
-
-
-@click.command()
-@config_option
-@click.argument("token")
-@click.option("--accept-move", is_flag=True, help="Let its secret go to a new place.")
-def release(config_path: Path, token: str, accept_move: bool) -> int:
-    """Lift a quarantine of TOKEN (id or name), or accept that it goes to a new place."""
-    config = load(config_path)
-    with opened(config, "release", [Log(terminal=sys.stderr.isatty())], writing=True) as app:
-        found = [(desk, row) for desk in app.desks for row in app.reader.find_lineages(desk.provider.name, token)]
-        if len(found) != 1:
-            ids = ", ".join(row.token_id for _, row in found) or "none"
-            raise ConfigError.of("TOKEN", f"{token!r} names {len(found)} known tokens ({ids}); give one id")
-        desk, lineage = found[0]
-        freed = replace(lineage, quarantined_at=None, quarantine_reason="", failures=0, retry_at=None)
-        freed = replace(freed, move_accepted=accept_move or lineage.move_accepted)
-        said = "a person accepted a new place" if accept_move else "a person lifted the quarantine"
-        event = Event(
-            name=EventName.TOKEN_RELEASED,
-            at=app.clock.now(),
-            provider=lineage.provider,
-            token_id=lineage.token_id,
-            token_name=lineage.name,
-            message=said,
-        )
-        desk.journal.write(Write(lineage=freed, events=(event,), must_audit=True))
-        click.echo(f"{lineage.token_id}: {said}; the next sweep goes on with it.")
-    return OK
 
 
 @contextmanager

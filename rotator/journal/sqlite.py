@@ -107,6 +107,17 @@ class Reader:
         every = self.every_lineage(provider)
         return [lineage for lineage in every if word in (lineage.id, lineage.name, *lineage.members)]
 
+    def family(self, provider: str, word: str) -> frozenset[str]:
+        """Return every id that the credentials which `word` names by any id or name have had, ended ones included."""
+        token, twin = (f"json_extract(CAST(body AS TEXT), '$.{key}')" for key in ("token_id", "successor"))
+        roots = {lineage.id for lineage in self.find_lineages(provider, word)}
+        sql = f"SELECT DISTINCT lineage FROM rotations WHERE provider = ?1 AND ?2 IN ({token}, {twin})"  # noqa: S608
+        roots |= {root for (root,) in self._rows(sql, (provider, word))}
+        sql = f"SELECT {token}, {twin} FROM rotations WHERE provider = ? AND lineage = ?"  # noqa: S608 - no user's text
+        once = {member for root in roots for row in self._rows(sql, (provider, root)) for member in row if member}
+        alive = {member for row in self.lineages(provider, sorted(roots)).values() for member in row.members}
+        return frozenset(roots | once | alive)
+
     def audit_head(self) -> Head | None:
         """Return the last audit line that was announced; None if there is none."""
         rows = self._rows("SELECT value FROM meta WHERE key = 'audit_head'", ())
