@@ -5,6 +5,7 @@ secret; text of the API arrives escaped by JSON, or by `visible` on a terminal.
 """
 
 import sys
+from typing import TextIO, cast
 
 import structlog
 
@@ -33,6 +34,18 @@ _LOUD = frozenset(
 _QUIET = frozenset({EventName.REQUEST_FINISHED})
 
 
+class StandardError:
+    """Standard error as it is at each write: a progress bar may have taken it over meanwhile."""
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        sys.stderr.flush()
+
+
 class Log:
     """Writes events.
 
@@ -44,7 +57,8 @@ class Log:
         self._terminal = terminal
         renderer = structlog.dev.ConsoleRenderer(colors=False) if terminal else structlog.processors.JSONRenderer()
         self._log = structlog.wrap_logger(
-            structlog.PrintLogger(sys.stderr), processors=[structlog.processors.add_log_level, renderer]
+            structlog.PrintLogger(cast("TextIO", StandardError())),
+            processors=[structlog.processors.add_log_level, renderer],
         )
 
     def __call__(self, event: Event) -> None:

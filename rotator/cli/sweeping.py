@@ -14,6 +14,7 @@ import click
 from rotator.app import App, opened
 from rotator.cli import render
 from rotator.cli.main import ATTENTION, DUE, FAILED, INTERRUPTED, OK, REFUSED, config_option
+from rotator.cli.progress import Bar
 from rotator.config import load
 from rotator.engine.deciding import plan as make_plan
 from rotator.engine.desk import Desk, Result
@@ -70,21 +71,32 @@ def sweep(
 ) -> int:
     """One pass: recover, plan, rotate, deliver, verify, settle."""
     config = load(config_path)
-    with opened(config, "sweep", [Log(terminal=sys.stderr.isatty())], writing=not dry_run) as app:
+    bar = Bar()
+    with opened(config, "sweep", [Log(terminal=sys.stderr.isatty()), bar], writing=not dry_run) as app:
         policies = app.policies(policy_name)
         if dry_run:
             return show_plan(app, policies, as_json=as_json)
         ask = sys.stdin.isatty() and not yes
-        reports = run(app, policies, accept, ask=ask)
+        reports = run(app, policies, accept, bar, ask=ask)
         return finish(reports, as_json=as_json, stopped=False)
 
 
-def run(app: App, policies: Sequence[Policy], accept: str | None, *, ask: bool) -> list[Report]:
+def run(app: App, policies: Sequence[Policy], accept: str | None, bar: Bar, *, ask: bool) -> list[Report]:
     """Sweep every provider; Ctrl-C and SIGTERM finish or journal what has begun."""
+
+    def confirm(made: Plan) -> bool:
+        if ask:
+            bar.hide()
+            if not _confirm(made):
+                return False
+        bar.expect(len(made.admitted) + len(made.endable))
+        return True
+
     reports = []
     for desk, mine in _per_desk(app, policies):
-        with _politely(desk):
-            reports.append(run_sweep(desk, mine, accept, _confirm if ask else _unasked))
+        with _politely(desk), bar:
+            bar.expect(len(desk.journal.open_rotations(desk.provider.name)))
+            reports.append(run_sweep(desk, mine, accept, confirm))
     return reports
 
 
@@ -122,10 +134,12 @@ def exit_code(results: Sequence[Result], plans: Sequence[Plan]) -> int:
 def settle(config_path: Path, as_json: bool) -> int:
     """Finish what is unsettled now; nothing new is rotated."""
     config = load(config_path)
-    with opened(config, "settle", [Log(terminal=sys.stderr.isatty())], writing=True) as app:
+    bar = Bar()
+    with opened(config, "settle", [Log(terminal=sys.stderr.isatty()), bar], writing=True) as app:
         reports = []
         for desk in app.desks:
-            with _politely(desk):
+            with _politely(desk), bar:
+                bar.expect(len(desk.journal.open_rotations(desk.provider.name)))
                 reports.append(Report(results=recover(desk), interrupted=desk.stop.is_set()))
                 desk.journal.erase()
         return finish(reports, as_json=as_json, stopped=False)
@@ -157,10 +171,6 @@ def _per_desk(app: App, policies: Sequence[Policy]) -> list[tuple[Desk, list[Pol
 def _confirm(made: Plan) -> bool:
     _print_plan([made])
     return not made.admitted or click.confirm(f"Rotate {len(made.admitted)} tokens now?", err=True)
-
-
-def _unasked(made: Plan) -> bool:  # noqa: ARG001 - the same shape as _confirm
-    return True
 
 
 def _dead(report: Report) -> bool:
