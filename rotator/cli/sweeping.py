@@ -18,7 +18,7 @@ from rotator.cli.progress import Bar
 from rotator.config import load
 from rotator.engine.deciding import plan as make_plan
 from rotator.engine.desk import Desk, Result
-from rotator.engine.sweep import Report, recover
+from rotator.engine.sweep import Report, erase, recover
 from rotator.engine.sweep import sweep as run_sweep
 from rotator.logs import Log
 from rotator.model import Outcome, Policy, Token
@@ -141,7 +141,7 @@ def settle(config_path: Path, as_json: bool) -> int:
             with _politely(desk), bar:
                 bar.expect(len(desk.journal.open_rotations(desk.provider.name)))
                 reports.append(Report(results=recover(desk), interrupted=desk.stop.is_set()))
-                desk.journal.erase()
+                erase(desk)
         return finish(reports, as_json=as_json, stopped=False)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rotator.audit import Head
-from rotator.errors import ConfigError, Permanent, Temporary
+from rotator.errors import ConfigError, Permanent, RotatorError, Temporary
 from rotator.events import Event
 from rotator.journal.lock import FileLock, Instances, refuse_network_file_system
 from rotator.journal.rows import decode, encode, translated
@@ -163,6 +163,7 @@ class SqliteJournal(Reader):
         self._instances = Instances(path.with_name(path.name + ".instances"))
         self._numbers = itertools.count(1)
         self._held: dict[str, str] = {}
+        self._holding: set[str] = set()
         self._writer = Writer(self._writing, self._lock, trail, on_audit_failure)
 
     def open(self, rotation: Rotation, lineage: Lineage, events: tuple[Event, ...]) -> bool:
@@ -189,9 +190,13 @@ class SqliteJournal(Reader):
             _put_lineage(connection, lineage)
             return True
 
-        won = bool(self._writer.submit(Job(change, events, must_audit=True)))
-        if won:
-            self._held[rotation.id] = owner
+        won = False
+        self._held[rotation.id] = owner  # before the row says so: our other threads must not take it for let go
+        try:
+            won = bool(self._writer.submit(Job(change, events, must_audit=True)))
+        finally:
+            if not won:
+                self._held.pop(rotation.id, None)
         return won
 
     def claim(self, rotation_id: str) -> Rotation | None:
@@ -202,16 +207,19 @@ class SqliteJournal(Reader):
             row = connection.execute(
                 "SELECT owner, body FROM rotations WHERE rotation_id = ? AND closed_at IS NULL", (rotation_id,)
             ).fetchone()
-            if row is None or (row[0] and self._instances.alive(row[0].partition(":")[0])):
+            if row is None or (row[0] and self._is_at_work(row[0])):
                 return None
             connection.execute("UPDATE rotations SET owner = ? WHERE rotation_id = ?", (owner, rotation_id))
+            self._held[rotation_id] = owner
             return decode(row[1], Rotation)
 
-        rotation = self._writer.submit(Job(change, durable=False))
-        if not isinstance(rotation, Rotation):
-            return None
-        self._held[rotation_id] = owner
-        return rotation
+        try:
+            rotation = self._writer.submit(Job(change, durable=False))
+        except RotatorError:
+            if self._held.get(rotation_id) == owner:
+                del self._held[rotation_id]
+            raise
+        return rotation if isinstance(rotation, Rotation) else None
 
     def release(self, rotation_id: str) -> None:
         """See `ports.Journal`."""
@@ -236,13 +244,17 @@ class SqliteJournal(Reader):
                 raise Temporary(f"somebody works on {lineage_id} by hand at this moment; try again when they are done")
             connection.execute("INSERT OR REPLACE INTO holds VALUES (?, ?, ?)", (provider, lineage_id, owner))
 
-        self._writer.submit(Job(take, durable=False))
+        self._holding.add(owner)
         try:
-            yield
+            self._writer.submit(Job(take, durable=False))
+            try:
+                yield
+            finally:
+                with contextlib.suppress(Temporary, Permanent):  # full or locked: nobody believes the row any more
+                    sql = "DELETE FROM holds WHERE owner = ?"
+                    self._writer.submit(Job(lambda c: c.execute(sql, (owner,)), durable=False))
         finally:
-            with contextlib.suppress(Temporary, Permanent):  # full or locked: the end of this process frees it
-                sql = "DELETE FROM holds WHERE owner = ?"
-                self._writer.submit(Job(lambda c: c.execute(sql, (owner,)), durable=False))
+            self._holding.discard(owner)
 
     def write(self, write: Write) -> None:
         """See `ports.Journal`."""
@@ -319,11 +331,18 @@ class SqliteJournal(Reader):
     def _owner(self) -> str:
         return f"{self._instances.me}:{next(self._numbers)}"
 
+    def _is_at_work(self, owner: str) -> bool:
+        """Whether the owner of a row still works; a full disk may have kept our letting go unwritten."""
+        instance = owner.partition(":")[0]
+        if instance == self._instances.me:
+            return owner in self._holding or owner in list(self._held.values())
+        return self._instances.alive(instance)
+
     def _is_held(self, connection: sqlite3.Connection, provider: str, lineage_id: str) -> bool:
         row = connection.execute(
             "SELECT owner FROM holds WHERE provider = ? AND lineage = ?", (provider, lineage_id)
         ).fetchone()
-        return row is not None and self._instances.alive(row[0].partition(":")[0])
+        return row is not None and self._is_at_work(row[0])
 
     def _put_rotation(self, connection: sqlite3.Connection, rotation: Rotation, secret: Secret | None) -> None:
         owner = self._held.get(rotation.id)
