@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TextIO, cast
 
 from rotator import sinks
 from rotator.audit import AuditFile, AuditStream, Author
@@ -19,6 +19,7 @@ from rotator.errors import ConfigError
 from rotator.events import Event, EventName
 from rotator.journal.sealing import KeySource
 from rotator.journal.sqlite import Reader, SqliteJournal, open_journal
+from rotator.logs import StandardError
 from rotator.model import Policy
 from rotator.ports import Clock, Emit, Journal, OwnCredential
 from rotator.providers.astro.http import Endpoint
@@ -164,7 +165,7 @@ def _journal(config: Config, actor: str, emit: Emit, clock: Clock) -> SqliteJour
         config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError.of("state_dir", f"cannot make {config.state_dir}: {error.strerror}") from None
-    trail = AuditStream(sys.stderr, author) if path is None else AuditFile(path, author)
+    trail = AuditStream(cast("TextIO", StandardError()), author) if path is None else AuditFile(path, author)
 
     def failed(message: str) -> None:
         emit(Event(name=EventName.AUDIT_FAILED, at=clock.now(), message=message))

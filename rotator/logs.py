@@ -6,7 +6,7 @@ secret; text of the API arrives escaped by JSON, or by `visible` on a terminal.
 
 import sys
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from rotator.events import Event, EventName
 from rotator.text import visible
@@ -42,6 +42,18 @@ _LOUD = frozenset(
 _QUIET = frozenset({EventName.REQUEST_FINISHED})
 
 
+class StandardError:
+    """Standard error as it is at each write: a progress bar may have taken it over meanwhile."""
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        sys.stderr.flush()
+
+
 class Log:
     """Writes events.
 
@@ -68,7 +80,8 @@ class Log:
             structlog.dev.ConsoleRenderer(colors=False) if self._terminal else structlog.processors.JSONRenderer()
         )
         return structlog.wrap_logger(
-            structlog.PrintLogger(sys.stderr), processors=[structlog.processors.add_log_level, renderer]
+            structlog.PrintLogger(cast("TextIO", StandardError())),
+            processors=[structlog.processors.add_log_level, renderer],
         )
 
 

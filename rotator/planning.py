@@ -135,7 +135,12 @@ def owner(token: Token, policies: Sequence[Policy], lineage: Lineage | None = No
 
 
 def selects(policy: Policy, token: Token, root: str) -> bool:
-    """Whether a policy names this token; default deny.
+    """Whether a policy names this token; default deny. See `unselected`."""
+    return not unselected(policy, token, root)
+
+
+def unselected(policy: Policy, token: Token, root: str) -> str:
+    """Return the key of `select` that says no to a token, empty if the policy names it.
 
     Args:
         policy: The one that is asked.
@@ -143,26 +148,29 @@ def selects(policy: Policy, token: Token, root: str) -> bool:
         root: The first id of its lineage, which stands for it in `ids`.
     """
     select = policy.select
-    if token.scope not in select.scopes or (select.ids and root not in select.ids):
-        return False
+    if token.scope not in select.scopes:
+        return "scopes"
+    if select.ids and root not in select.ids:
+        return "ids"
     if token.kind == "DIRECT_ACCESS" and root not in select.ids:
-        return False  # verified at the data plane, so an old secret may outlive its rotation: only when named by id
-    if not _at_home(select, token):
-        return False
+        return "ids"  # verified at the data plane, so an old secret may outlive its rotation: only when named by id
+    if not_home := _not_home(select, token):
+        return not_home
     if select.roles and not any(role.role in select.roles for role in token.roles):
-        return False
-    return any(fnmatchcase(token.name, glob) for glob in select.names) and not any(
-        fnmatchcase(token.name, glob) for glob in select.exclude_names
-    )
+        return "roles"
+    if not any(fnmatchcase(token.name, glob) for glob in select.names):
+        return "names"
+    return "exclude_names" if any(fnmatchcase(token.name, glob) for glob in select.exclude_names) else ""
 
 
-def _at_home(select: Select, token: Token) -> bool:
+def _not_home(select: Select, token: Token) -> str:
     if token.scope is Scope.DEPLOYMENT and select.deployments:
         if token.deployment_id not in select.deployments:
-            return False
+            return "deployments"
         if not token.workspace_id:  # v1alpha1 does not say it; a deployment that is named needs no second proof
-            return True
-    return not select.workspaces or token.scope is Scope.ORGANIZATION or token.workspace_id in select.workspaces
+            return ""
+    is_home = not select.workspaces or token.scope is Scope.ORGANIZATION or token.workspace_id in select.workspaces
+    return "" if is_home else "workspaces"
 
 
 def decide(token: Token, policy: Policy, lineage: Lineage | None, now: datetime) -> Decision:
@@ -177,20 +185,20 @@ def decide(token: Token, policy: Policy, lineage: Lineage | None, now: datetime)
     held = _held(token, lineage, now) if lineage is not None else None
     if held is not None:
         return held
-    gentle = _gentle_heal(policy, lineage)
-    if gentle is not None:
-        return Decision(Reason.DRIFTED, None, gentle[1], now, gentle[0])
-    reason, due_at, message = _first_due(token, policy, lineage, now)
+    mended = mending(policy, lineage)
+    if mended is not None and mended[0] is not Heal.ROTATE:  # without a new secret: neither pause nor window holds it
+        return Decision(Reason.DRIFTED, None, mended[1], now, mended[0])
+    reason, due_at, message = first_due(token, policy, lineage, now)
     heal = Heal.ROTATE if reason is Reason.DRIFTED else None
     if policy.paused_until is not None and now < policy.paused_until and reason is not Reason.UNSETTLED:
-        return Decision(None, Skip.PAUSED, _paused(token, policy), due_at)
+        return Decision(None, Skip.PAUSED, paused(token, policy), due_at)
     if reason is None:
         return Decision(None, Skip.NOT_DUE, message, due_at)
     if reason in WAIT_FOR_WINDOWS or _may_wait(reason, lineage):
-        closed = _held_back(token, policy, lineage, now)
+        closed = held_back(token, policy, lineage, now)
         if closed is not None:
             return Decision(None, closed[0], f"{message}; {closed[1]}", due_at)
-    if _backs_off(policy, lineage, now) and reason not in URGENT:
+    if backs_off(policy, lineage, now) and reason not in URGENT:
         until, count = (lineage.retry_at, lineage.failures) if lineage else (None, 0)
         return Decision(None, Skip.BACKOFF, f"failed {count} times, again {stamp(until or now)}", due_at)
     return Decision(reason, None, message, due_at, heal)
@@ -211,17 +219,18 @@ def _held(token: Token, lineage: Lineage, now: datetime) -> Decision | None:
     return None
 
 
-def _gentle_heal(policy: Policy, lineage: Lineage | None) -> tuple[Heal, str] | None:
-    """What mends a drift without a new secret; neither pause nor window holds it back."""
+def mending(policy: Policy, lineage: Lineage | None) -> tuple[Heal, str] | None:
+    """Return what a sweep does about a drift, and why; None if there is none, or it is only named."""
     drift = lineage.drift if lineage is not None else None
-    if drift is None or drift.heal not in (Heal.ADOPT, Heal.REDELIVER):
+    if drift is None or drift.heal is Heal.UNKNOWN:
         return None
-    if drift.heal is Heal.REDELIVER and policy.on_drift == "alert":
-        return None  # to adopt changes nothing outside
+    if policy.on_drift == "alert" and drift.heal is not Heal.ADOPT:  # to adopt changes nothing outside
+        return None
     return drift.heal, drift.message
 
 
-def _backs_off(policy: Policy, lineage: Lineage | None, now: datetime) -> bool:
+def backs_off(policy: Policy, lineage: Lineage | None, now: datetime) -> bool:
+    """Whether a token is left alone because its last rotations came to nothing."""
     if lineage is None or lineage.retry_at is None or now >= lineage.retry_at:
         return False
     return lineage.retry_under == policy.digest  # a changed policy may be what was missing
@@ -237,7 +246,7 @@ URGENT = frozenset({Reason.EXPIRED, Reason.EMERGENCY})
 WAIT_FOR_WINDOWS = frozenset({Reason.BEFORE_EXPIRY, Reason.MAX_AGE})  # others: consumers are or will be cut off
 
 
-def _held_back(token: Token, policy: Policy, lineage: Lineage | None, now: datetime) -> tuple[Skip, str] | None:
+def held_back(token: Token, policy: Policy, lineage: Lineage | None, now: datetime) -> tuple[Skip, str] | None:
     """Return whether windows or blackouts hold a due token back, and until when."""
     if allowed(policy, now):
         return None
@@ -259,8 +268,8 @@ def _held_back(token: Token, policy: Policy, lineage: Lineage | None, now: datet
 
 def urgent_at(token: Token, policy: Policy, lineage: Lineage | None) -> datetime | None:
     """Return from when on windows, blackouts and backoff no longer hold the token back; None if never."""
-    moments = [at for reason, at, _ in _due_moments(token, policy, lineage) if reason in URGENT]
-    return max(min(moments), _not_before(token, policy, lineage)) if moments else None
+    moments = [at for reason, at, _ in due_moments(token, policy, lineage) if reason in URGENT]
+    return max(min(moments), not_before(token, policy, lineage)) if moments else None
 
 
 def allowed(policy: Policy, moment: datetime) -> bool:
@@ -272,7 +281,8 @@ def allowed(policy: Policy, moment: datetime) -> bool:
 opens_at = lru_cache(maxsize=256)(next_allowed)
 
 
-def _paused(token: Token, policy: Policy) -> str:
+def paused(token: Token, policy: Policy) -> str:
+    """Return until when and why the policy pauses; empty if it never does."""
     until = policy.paused_until
     if until is None:
         return ""
@@ -281,24 +291,28 @@ def _paused(token: Token, policy: Policy) -> str:
     return f"paused until {stamp(until)}{why}{loud}"
 
 
-def _first_due(
+def first_due(
     token: Token, policy: Policy, lineage: Lineage | None, now: datetime
 ) -> tuple[Reason | None, datetime | None, str]:
+    """Return the first condition that asks for a new secret now, since when, and what is said of it.
+
+    Without one the reason is None, the moment is the next at which one will hold, and the text says why none does.
+    """
     if lineage is not None and lineage.stale:
         return Reason.UNSETTLED, now, "its sinks hold a secret that somebody else has superseded"
-    drift = lineage.drift if lineage is not None else None
-    if drift is not None and drift.heal is Heal.ROTATE and policy.on_drift != "alert":
-        return Reason.DRIFTED, now, drift.message
-    moments = _due_moments(token, policy, lineage)
-    not_before = _not_before(token, policy, lineage)
+    mended = mending(policy, lineage)
+    if mended is not None and mended[0] is Heal.ROTATE:
+        return Reason.DRIFTED, now, mended[1]
+    moments = due_moments(token, policy, lineage)
+    earliest = not_before(token, policy, lineage)
     holding = [(reason, at, said) for reason, at, said in moments if at <= now]
-    if holding and now >= not_before:
+    if holding and now >= earliest:
         return holding[0]
     if not moments:
         return None, None, _never(token, policy, lineage) + _remarks(token, policy, lineage, now)
     first = min(moments, key=lambda row: row[1])
-    due_at = max(first[1], not_before)
-    held = f"; held back by min_interval until {stamp(not_before)}" if holding else ""
+    due_at = max(first[1], earliest)
+    held = f"; held back by min_interval until {stamp(earliest)}" if holding else ""
     said = f"due {stamp(due_at)} ({first[0]}){held}{_unusable(token, policy)}{_remarks(token, policy, lineage, now)}"
     return None, due_at, said
 
@@ -326,14 +340,15 @@ def min_interval(token: Token, policy: Policy) -> timedelta:
     return min(policy.when.min_interval, token.life / 2) if token.life else policy.when.min_interval
 
 
-def _not_before(token: Token, policy: Policy, lineage: Lineage | None) -> datetime:
+def not_before(token: Token, policy: Policy, lineage: Lineage | None) -> datetime:
+    """Return before when age and expiry do not rotate the token, whatever they say."""
     return born(token, lineage) + min_interval(token, policy) - CLOCK_TOLERANCE
 
 
-def _due_moments(token: Token, policy: Policy, lineage: Lineage | None) -> list[tuple[Reason, datetime, str]]:
+def due_moments(token: Token, policy: Policy, lineage: Lineage | None) -> list[tuple[Reason, datetime, str]]:
     """Every condition that can hold, in the order of `Reason`, with the moment from which it holds."""
     when, made = policy.when, born(token, lineage)
-    shift = 1 - policy.jitter * _dice(token)
+    shift = 1 - early(token, policy)
     rows: list[tuple[Reason, datetime, str]] = []
     if token.end_at is not None and not (lineage is not None and lineage.expiry_fixed):
         end = token.end_at
@@ -342,12 +357,27 @@ def _due_moments(token: Token, policy: Policy, lineage: Lineage | None) -> list[
             rows.append((Reason.EMERGENCY, end - when.emergency, f"expires {stamp(end)}, within the emergency margin"))
         ahead = _ahead(token, policy)
         if ahead is not None and (token.life is None or ahead < token.life):
-            early = min(ahead + ahead * (1 - shift), token.life or timedelta.max)
-            rows.append((Reason.BEFORE_EXPIRY, end - early, f"expires {stamp(end)}, less than {spoken(early)} ahead"))
+            wide = min(ahead + ahead * (1 - shift), token.life or timedelta.max)
+            rows.append((Reason.BEFORE_EXPIRY, end - wide, f"expires {stamp(end)}, less than {spoken(wide)} ahead"))
     if when.max_age is not None:
         age = when.max_age * shift
         rows.append((Reason.MAX_AGE, made + age, f"its secret is from {stamp(made)}, older than {spoken(age)}"))
     return rows
+
+
+def never_due(reason: Reason, token: Token, policy: Policy, lineage: Lineage | None) -> str:
+    """Return why an age or expiry condition can never hold for a token; meant for those `due_moments` leaves out."""
+    if reason is Reason.MAX_AGE:
+        return "max_age is not set"
+    if token.end_at is None:
+        return "it never expires"
+    if lineage is not None and lineage.expiry_fixed:
+        return "rotating it does not move its expiry"
+    if reason is Reason.EMERGENCY:
+        return f"emergency {spoken(policy.when.emergency)} is not shorter than its life"
+    if policy.when.before_expiry is None:
+        return "before_expiry is not set"
+    return _unusable(token, policy).lstrip("; ") or "its life is not known, so a percentage of it says nothing"
 
 
 def _ahead(token: Token, policy: Policy) -> timedelta | None:
@@ -381,6 +411,11 @@ def _never(token: Token, policy: Policy, lineage: Lineage | None) -> str:
     return (
         "it never expires and no max_age is set" if token.end_at is None else f"no condition{_unusable(token, policy)}"
     )
+
+
+def early(token: Token, policy: Policy) -> float:
+    """Return the share of its thresholds by which a token is due earlier: `jitter`, other for each token."""
+    return policy.jitter * _dice(token)
 
 
 def _dice(token: Token) -> float:
@@ -490,7 +525,7 @@ def guard(plan: Plan, accepted: str | None) -> Plan:
     for policy in {c.policy.name: c.policy for c in (*plan.due, *plan.ending)}.values():
         minting = [c for c in plan.due if c.policy is policy and c.mints]
         ending = [c for c in plan.ending if c.policy is policy]
-        limit, arithmetic = _limit(policy, plan.selected.get(policy.name, len(minting)))
+        limit, arithmetic = limit_of(policy, plan.selected.get(policy.name, len(minting)))
         if len(minting) + len(ending) <= limit or plan.id in (accepted or "").split("-"):
             plan.admitted.extend(minting)
             plan.endable.extend(ending)
@@ -510,7 +545,8 @@ def _urgency(candidate: Candidate) -> tuple[int, float]:
     return rank, end.timestamp() if end else float("inf")
 
 
-def _limit(policy: Policy, selected: int) -> tuple[int, str]:
+def limit_of(policy: Policy, selected: int) -> tuple[int, str]:
+    """Return how many tokens one sweep of a policy may change, and by which key, of so many selected ones."""
     limit, said = policy.brake.max_rotations, f"max_rotations is {policy.brake.max_rotations}"
     percent = policy.brake.max_percent
     if percent is not None and selected >= PERCENT_BRAKE_FROM and int(selected * percent / 100) < limit:
@@ -547,13 +583,33 @@ def place_problem(
     return ""
 
 
+# Every state that a token can be in, worst first, and what a person does about it.
+NEXT = {
+    "quarantined": "`rotator history {id}` says what happened; put it right, then `rotator release {id}`",
+    "in_doubt": "`rotator settle` in a few minutes: it looks whether the call took effect",
+    "unsettled": "put right what it says, then `rotator sweep` (or `rotator settle`, which rotates nothing new)",
+    "drifted": "`rotator explain {id}` says what differs; the next sweep mends it, unless on_drift is alert",
+    "expired": "`rotator sweep` now; if it stays, `rotator explain {id}`",
+    "due": "the next sweep rotates it; `rotator plan` shows whether the brake will let it",
+    "retiring": "nothing: the old token ends after its grace; `rotator explain {id}` says what it waits for",
+    "paused": "nothing until the pause ends; change paused_until to go on before",
+    "unknown": "make its sinks readable; `rotator explain {id}` names them",
+    "gone": "deleted at the provider: nothing to rotate; remove its secret from its sinks",
+    "fresh": "",
+    "skipped": "`rotator explain {id}` says what holds it back",
+}
+STATES = tuple(NEXT)
+
+
 def token_state(candidate: Candidate, lineage: Lineage | None, now: datetime) -> str:
-    """Return the one word that `status` and `rotator_tokens` say of a token, worst first."""
+    """Return the one word of `STATES` that `status` and `rotator_tokens` say of a token."""
     token, decision = candidate.token, candidate.decision
     if decision.skip is Skip.QUARANTINED:
         return "quarantined"
+    if decision.skip is Skip.IN_GRACE:  # what is open or has drifted is said of the member in use
+        return "retiring"
     if lineage is not None and lineage.open_state is not None:
-        return "in_doubt" if lineage.open_state in (State.IN_DOUBT, State.INTENDED) else "unsettled"
+        return _open_state(lineage.open_state)
     if decision.due is Reason.UNSETTLED:
         return "unsettled"
     drift = lineage.drift if lineage is not None else None
@@ -563,10 +619,28 @@ def token_state(candidate: Candidate, lineage: Lineage | None, now: datetime) ->
         return "expired"
     if decision.due is not None:
         return "due"
-    if decision.skip is Skip.IN_GRACE:
-        return "retiring"
     if drift is not None:
         return "unknown"
     if decision.skip is Skip.PAUSED:
         return "paused"
     return "fresh" if decision.skip is Skip.NOT_DUE else "skipped"
+
+
+def lineage_state(lineage: Lineage) -> str:
+    """Return the same word for a credential whose token no policy selects, or that is not listed any more.
+
+    Empty if nothing about it is unfinished.
+    """
+    if lineage.quarantined_at is not None:
+        return "quarantined"
+    if lineage.open_state is not None:
+        return _open_state(lineage.open_state)
+    if lineage.gone_at is not None:
+        return "gone"
+    if lineage.stale:
+        return "unsettled"
+    return "retiring" if lineage.retiring else ""
+
+
+def _open_state(state: State) -> str:
+    return "in_doubt" if state in (State.IN_DOUBT, State.INTENDED) else "unsettled"

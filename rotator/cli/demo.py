@@ -8,6 +8,7 @@ import click
 
 from rotator.app import opened
 from rotator.cli import render
+from rotator.cli.progress import Bar
 from rotator.cli.sweeping import finish, run, show_plan
 from rotator.config import load
 from rotator.logs import Log
@@ -58,11 +59,12 @@ def demo(tokens: int) -> int:
             markup=False,
         )
         config = load(config_path)
-        with opened(config, "demo", [Log(terminal=True)], writing=True) as app:
+        bar = Bar()
+        with opened(config, "demo", [Log(terminal=True), bar], writing=True) as app:
             say("1. The plan: what is due, and why", style="bold")
             show_plan(app, app.policies(None), as_json=False)
             say("\n2. The sweep: rotate, deliver, read back, prove that the new secret works", style="bold")
-            code = finish(run(app, app.policies(None), None, ask=False), as_json=False, stopped=False)
+            code = finish(run(app, app.policies(None), None, bar, ask=False), as_json=False, stopped=False)
     say("\n3. What is there now", style="bold")
     say(f"   {folder}/secrets       one 0600 file a token, holding its new secret and nothing else", markup=False)
     say(

@@ -12,7 +12,7 @@ from rotator.cli.sweeping import finish, json_option, politely
 from rotator.config import load
 from rotator.engine.desk import Result
 from rotator.engine.manual import Asked, Choice, braked, manual_steps, named, rotate, whose
-from rotator.engine.sweep import Report
+from rotator.engine.sweep import Report, erase
 from rotator.errors import ConfigError
 from rotator.logs import Log
 from rotator.secret import Secret
@@ -70,7 +70,7 @@ def _rotated(app: App, choice: Choice, asked: Asked) -> list[Result]:
     for desk in app.desks:
         with politely(desk):
             results += rotate(desk, choice.rows.get(desk.provider.name, []), asked, _confirm)
-            desk.journal.erase()
+            erase(desk)
     return results
 
 

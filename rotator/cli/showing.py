@@ -1,22 +1,16 @@
-"""`status`, `history`, `audit`: what is, what was, and the proof of it."""
+"""`history`, `audit`: what was, and the proof of it."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from rotator.app import App, opened
 from rotator.audit import Head, verify
 from rotator.cli import render
 from rotator.cli.main import FAILED, OK, config_option
 from rotator.config import load
-from rotator.engine.deciding import known_now, surveyed
 from rotator.events import Event
 from rotator.journal.sqlite import Reader
-from rotator.logs import Log
-from rotator.model import Lineage
-from rotator.planning import Candidate, born, token_state
 from rotator.text import visible
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -24,81 +18,17 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 
 @click.command()
 @config_option
-@json_option
-def status(config_path: Path, as_json: bool) -> int:
-    """Show every token that a policy selects: age, expiry, when it is next due and why, last rotation."""
-    config = load(config_path)
-    with opened(config, "status", [Log(terminal=sys.stderr.isatty())], writing=False) as app:
-        if as_json:
-            render.write_json({}, {"tokens": (_status_row(app, *row) for row in _tokens(app))})
-        else:
-            _print_status(app)
-    return OK
-
-
-def _tokens(app: App) -> Iterator[tuple[Candidate, Lineage | None]]:
-    for desk in app.desks:
-        for page in surveyed(desk, known_now(desk)):
-            yield from ((row, lineage) for row, lineage in page if isinstance(row, Candidate))
-
-
-def _status_row(app: App, candidate: Candidate, lineage: Lineage | None) -> dict[str, object]:
-    token, decision = candidate.token, candidate.decision
-    return {
-        "token_id": token.id,
-        "name": token.name,
-        "scope": str(token.scope),
-        "policy": candidate.policy.name,
-        "state": token_state(candidate, lineage, app.clock.now()),
-        "due_at": render.moment(decision.due_at),
-        "expires_at": render.moment(token.end_at),
-        "last_rotated_at": render.moment(token.generation.last_rotated_at),
-        "settled_at": render.moment(lineage.settled_at if lineage else None),
-        "reason": str(decision.due or decision.skip),
-        "message": decision.message,
-    }
-
-
-def _print_status(app: App) -> None:
-    now = app.clock.now()
-    rows = []
-    for candidate, lineage in _tokens(app):
-        token, decision = candidate.token, candidate.decision
-        state = token_state(candidate, lineage, now)
-        age = render.ago(born(token, lineage), now)
-        due, expires = render.ago(decision.due_at, now), render.ago(token.end_at, now)
-        settled = render.ago(lineage.settled_at if lineage else None, now)
-        rows.append(
-            (
-                _RANK.get(state, 9),
-                token.name,
-                state,
-                candidate.policy.name,
-                age,
-                due,
-                expires,
-                settled,
-                decision.message,
-            )
-        )
-    rows.sort()
-    columns = ("Token", "State", "Policy", "Secret from", "Due", "Expires", "Settled by us", "Why")
-    render.console().print(render.table(f"{len(rows)} tokens", columns, [[str(c) for c in row[1:]] for row in rows]))
-
-
-_RANK = {state: rank for rank, state in enumerate(("quarantined", "in_doubt", "unsettled", "expired", "due", "paused"))}
-
-
-@click.command()
-@config_option
 @click.argument("token", required=False)
 @json_option
 def history(config_path: Path, token: str | None, as_json: bool) -> int:
-    """Show what happened to TOKEN (id or name), or to all, oldest first."""
+    """Show what happened to TOKEN, or to all, oldest first.
+
+    TOKEN is a name, or any id that the credential has or had: what happened to its other ids is shown too.
+    """
     config = load(config_path)
     reader = Reader(config.journal_path)
     try:
-        rows = (event for event in reader.history() if token in (None, event.token_id, event.token_name))
+        rows = reader.history() if token is None else _about(reader, token)
         if as_json:
             render.write_json({}, {"history": (_event_row(event) for event in rows)})
         else:
@@ -107,6 +37,13 @@ def history(config_path: Path, token: str | None, as_json: bool) -> int:
     finally:
         reader.close()
     return OK
+
+
+def _about(reader: Reader, word: str) -> Iterator[Event]:
+    families = {name: reader.family(name, word) for name in reader.providers()}
+    for event in reader.history():
+        if word in (event.token_id, event.token_name) or event.token_id in families.get(event.provider, ()):
+            yield event
 
 
 def _event_row(event: Event) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""`plan`, `sweep`, `settle`, `release`: deciding and acting."""
+"""`plan`, `sweep`, `settle`: deciding and acting."""
 
 import json
 import signal
@@ -6,7 +6,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -15,17 +14,15 @@ import click
 from rotator.app import App, opened
 from rotator.cli import render
 from rotator.cli.main import ATTENTION, DUE, FAILED, INTERRUPTED, OK, REFUSED, config_option
+from rotator.cli.progress import Bar
 from rotator.config import load
 from rotator.engine.deciding import plan as make_plan
 from rotator.engine.desk import Desk, Result
-from rotator.engine.sweep import Report, recover
+from rotator.engine.sweep import Report, erase, recover
 from rotator.engine.sweep import sweep as run_sweep
-from rotator.errors import ConfigError
-from rotator.events import Event, EventName
 from rotator.logs import Log
 from rotator.model import Outcome, Policy, Token
 from rotator.planning import Candidate, Plan
-from rotator.ports import Write
 
 policy_option = click.option("--policy", "policy_name", help="Only this policy.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -74,21 +71,32 @@ def sweep(
 ) -> int:
     """One pass: recover, plan, rotate, deliver, verify, settle."""
     config = load(config_path)
-    with opened(config, "sweep", [Log(terminal=sys.stderr.isatty())], writing=not dry_run) as app:
+    bar = Bar()
+    with opened(config, "sweep", [Log(terminal=sys.stderr.isatty()), bar], writing=not dry_run) as app:
         policies = app.policies(policy_name)
         if dry_run:
             return show_plan(app, policies, as_json=as_json)
         ask = sys.stdin.isatty() and not yes
-        reports = run(app, policies, accept, ask=ask)
+        reports = run(app, policies, accept, bar, ask=ask)
         return finish(reports, as_json=as_json, stopped=False)
 
 
-def run(app: App, policies: Sequence[Policy], accept: str | None, *, ask: bool) -> list[Report]:
+def run(app: App, policies: Sequence[Policy], accept: str | None, bar: Bar, *, ask: bool) -> list[Report]:
     """Sweep every provider; Ctrl-C and SIGTERM finish or journal what has begun."""
+
+    def confirm(made: Plan) -> bool:
+        if ask:
+            bar.hide()
+            if not _confirm(made):
+                return False
+        bar.expect(len(made.admitted) + len(made.endable))
+        return True
+
     reports = []
     for desk, mine in _per_desk(app, policies):
-        with politely(desk):
-            reports.append(run_sweep(desk, mine, accept, _confirm if ask else _unasked))
+        with politely(desk), bar:
+            bar.expect(len(desk.journal.open_rotations(desk.provider.name)))
+            reports.append(run_sweep(desk, mine, accept, confirm))
     return reports
 
 
@@ -126,42 +134,15 @@ def exit_code(results: Sequence[Result], plans: Sequence[Plan]) -> int:
 def settle(config_path: Path, as_json: bool) -> int:
     """Finish what is unsettled now; nothing new is rotated."""
     config = load(config_path)
-    with opened(config, "settle", [Log(terminal=sys.stderr.isatty())], writing=True) as app:
+    bar = Bar()
+    with opened(config, "settle", [Log(terminal=sys.stderr.isatty()), bar], writing=True) as app:
         reports = []
         for desk in app.desks:
-            with politely(desk):
+            with politely(desk), bar:
+                bar.expect(len(desk.journal.open_rotations(desk.provider.name)))
                 reports.append(Report(results=recover(desk), interrupted=desk.stop.is_set()))
-                desk.journal.erase()
+                erase(desk)
         return finish(reports, as_json=as_json, stopped=False)
-
-
-@click.command()
-@config_option
-@click.argument("token")
-@click.option("--accept-move", is_flag=True, help="Let its secret go to a new place.")
-def release(config_path: Path, token: str, accept_move: bool) -> int:
-    """Lift a quarantine of TOKEN (id or name), or accept that it goes to a new place."""
-    config = load(config_path)
-    with opened(config, "release", [Log(terminal=sys.stderr.isatty())], writing=True) as app:
-        found = [(desk, row) for desk in app.desks for row in app.reader.find_lineages(desk.provider.name, token)]
-        if len(found) != 1:
-            ids = ", ".join(row.token_id for _, row in found) or "none"
-            raise ConfigError.of("TOKEN", f"{token!r} names {len(found)} known tokens ({ids}); give one id")
-        desk, lineage = found[0]
-        freed = replace(lineage, quarantined_at=None, quarantine_reason="", failures=0, retry_at=None)
-        freed = replace(freed, move_accepted=accept_move or lineage.move_accepted)
-        said = "a person accepted a new place" if accept_move else "a person lifted the quarantine"
-        event = Event(
-            name=EventName.TOKEN_RELEASED,
-            at=app.clock.now(),
-            provider=lineage.provider,
-            token_id=lineage.token_id,
-            token_name=lineage.name,
-            message=said,
-        )
-        desk.journal.write(Write(lineage=freed, events=(event,), must_audit=True))
-        click.echo(f"{lineage.token_id}: {said}; the next sweep goes on with it.")
-    return OK
 
 
 @contextmanager
@@ -190,10 +171,6 @@ def _per_desk(app: App, policies: Sequence[Policy]) -> list[tuple[Desk, list[Pol
 def _confirm(made: Plan) -> bool:
     _print_plan([made])
     return not made.admitted or click.confirm(f"Rotate {len(made.admitted)} tokens now?", err=True)
-
-
-def _unasked(made: Plan) -> bool:  # noqa: ARG001 - the same shape as _confirm
-    return True
 
 
 def _dead(report: Report) -> bool:

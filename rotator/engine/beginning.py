@@ -126,7 +126,7 @@ def _intended(desk: Desk, row: Candidate, token: Token, lineage: Lineage) -> Rot
 
 
 def _quarantined(desk: Desk, row: Candidate, lineage: Lineage) -> Result:
-    why = f"somebody undoes our rotations of it, again within a week: {row.decision.message}"
+    why = f"somebody fights us over it, again within a week: {row.decision.message}"
     event = desk.about(
         EventName.TOKEN_QUARANTINED, row.token, row.policy.name, message=why, outcome=Outcome.QUARANTINED
     )

@@ -12,7 +12,7 @@ from rotator.engine.looking import looked, owners_of
 from rotator.errors import NotFound, RotatorError
 from rotator.events import EventName
 from rotator.marker import bound
-from rotator.model import Lineage, Policy, Scope, Skip, Strategy, Token
+from rotator.model import Lineage, Place, Policy, Scope, Skip, Strategy, Token
 from rotator.planning import Candidate, Decision, Known, Plan, Row, guard, place_problem, selects, survey
 from rotator.ports import Listing, OwnCredential, TokenRef
 
@@ -21,7 +21,14 @@ PAGE = 250  # tokens decided and looked at in one go: more would only take memor
 Skipped = Callable[[Row], None]
 
 
-def plan(desk: Desk, policies: Sequence[Policy], accepted: str | None = None, skipped: Skipped | None = None) -> Plan:
+def plan(
+    desk: Desk,
+    policies: Sequence[Policy],
+    accepted: str | None = None,
+    skipped: Skipped | None = None,
+    *,
+    look: bool = True,
+) -> Plan:
     """Return what a sweep of these policies would do.
 
     Args:
@@ -29,6 +36,7 @@ def plan(desk: Desk, policies: Sequence[Policy], accepted: str | None = None, sk
         policies: Those to sweep; tokens of the desk's other policies are skipped as `other_policy`.
         accepted: A plan id that lifts the brake.
         skipped: Told of every token that is left alone.
+        look: Whether sinks are read where it is time to; without it what is remembered decides.
 
     Raises:
         CredentialRejected, Temporary, Permanent: The listing failed.
@@ -40,7 +48,7 @@ def plan(desk: Desk, policies: Sequence[Policy], accepted: str | None = None, sk
     placing = Placing(desk)
     for rows in surveyed(desk, known):
         made.seen |= {row.token.id for row, lineage in rows if isinstance(row, Candidate) and _has_old(lineage)}
-        for row in _looked(desk, rows, known):
+        for row in _looked(desk, rows, known) if look else [row for row, _ in rows]:
             if isinstance(row, tuple):
                 tell(row)
             elif row.policy.name in names:
@@ -131,19 +139,25 @@ class Placing:
         """Return the candidate with its places, or skipped with the reason; one that is not due comes back as it is."""
         if row.decision.due is None or row.open:
             return row
-        placed = self._placed(row)
-        if placed.decision.skip is Skip.BAD_PATH:
-            said = f"{row.decision.due}, but held back: {placed.decision.message}"
+        lineage = self._desk.lineage(row.token)
+        places, problem = self.resolved(row, lineage)
+        if problem:
+            said = f"{row.decision.due}, but held back: {problem}"
             self._desk.emit(self._desk.about(EventName.PLACE_REFUSED, row.token, row.policy.name, message=said))
-        return placed
+            return skip(row, Skip.BAD_PATH, problem)
+        row = replace(row, places=places)
+        row = self._own(row) if row.own else row
+        if row.decision.due is not None:
+            self._taken.update((claim, lineage.id) for place in places for claim in place.claims)
+        return row
 
-    def _placed(self, row: Candidate) -> Candidate:
-        desk, token = self._desk, row.token
-        lineage = desk.lineage(token)
+    def resolved(self, row: Candidate, lineage: Lineage) -> tuple[tuple[Place, ...], str]:
+        """Return where the secret of a token would go, and why it may not go there; empty if it may."""
+        desk = self._desk
         try:
-            places = desk.places(row.policy, token, lineage.id)
+            places = desk.places(row.policy, row.token, lineage.id)
         except RotatorError as error:
-            return skip(row, Skip.BAD_PATH, error.message)
+            return (), error.message
         spots = [claim for place in places for claim in place.claims]
         owned = owners_of(desk, lineage, places)
         owners = {spot: root for spot, root in owned.items() if root == lineage.id or not self._is_gone(root)}
@@ -151,13 +165,7 @@ class Placing:
         problem = place_problem(places, lineage, owners, lineage.id)
         if not problem and len(set(spots)) < len(spots):
             problem = "two deliveries of the policy write to the same place"
-        if problem:
-            return skip(row, Skip.BAD_PATH, problem)
-        row = replace(row, places=places)
-        row = self._own(row) if row.own else row
-        if row.decision.due is not None:
-            self._taken.update(dict.fromkeys(spots, lineage.id))
-        return row
+        return places, problem
 
     def _is_gone(self, root: str) -> bool:
         """Whether the owner of a place no longer exists, by two looks some time apart; then its places are free."""
@@ -180,15 +188,21 @@ class Placing:
 
     def _own(self, row: Candidate) -> Candidate:
         """Our own credential is renewed only where its reference will read the new value; the only one by overlap."""
-        own = self._owns[row.token.id]
-        if not any(place.required and place.reference == own.reference for place in row.places):
-            why = (
-                "it is the credential rotator itself works with, and no required delivery writes exactly where its"
-                f" reference {own.reference} reads; renew it by hand, or let one do so"
-            )
+        why = self.unrenewable(row, row.places)
+        if why:
             return skip(row, Skip.OWN_CREDENTIAL, f"{why} ({row.decision.due}: {row.decision.message})")
         only = len(self._owns) == 1
         return replace(row, strategy=Strategy.OVERLAP if only else row.strategy)
+
+    def unrenewable(self, row: Candidate, places: Sequence[Place]) -> str:
+        """Return why our own credential is never renewed by its policy; empty if it is."""
+        own = self._owns[row.token.id]
+        if any(place.required and place.reference == own.reference for place in places):
+            return ""
+        return (
+            "it is the credential rotator itself works with, and no required delivery writes exactly where its"
+            f" reference {own.reference} reads; renew it by hand, or let one do so"
+        )
 
 
 def skip(row: Candidate, why: Skip, message: str) -> Candidate:

@@ -116,11 +116,7 @@ def looked(desk: Desk, rows: Sequence[tuple[Candidate, Lineage | None]], known: 
         known: What they were decided by.
     """
     every = desk.settings.drift_check
-    wanted = [
-        at
-        for at, (row, lineage) in enumerate(rows)
-        if _may_look(row) and wants_look(row.token, lineage, known.now, every)
-    ]
+    wanted = [at for at, (row, lineage) in enumerate(rows) if _is_time(row, lineage, known, every)]
     fresh: dict[int, Candidate] = {}
     if wanted:
         with ThreadPoolExecutor(desk.settings.workers, thread_name_prefix="look") as pool:
@@ -130,6 +126,18 @@ def looked(desk: Desk, rows: Sequence[tuple[Candidate, Lineage | None]], known: 
             desk.remember_all([write for _, write in found if write is not None])
     for at, (row, _) in enumerate(rows):
         yield fresh.get(at, row)
+
+
+def looked_at(desk: Desk, row: Candidate, lineage: Lineage | None, known: Known) -> tuple[Candidate, Lineage | None]:
+    """Return one candidate as `looked` does, with the lineage as it is after that look."""
+    if _is_time(row, lineage, known, desk.settings.drift_check):
+        fresh, write = _look_at(desk, row, lineage, known)
+        return fresh, write.lineage if write is not None else lineage
+    return row, lineage
+
+
+def _is_time(row: Candidate, lineage: Lineage | None, known: Known, every: timedelta) -> bool:
+    return _may_look(row) and wants_look(row.token, lineage, known.now, every)
 
 
 _LOOKABLE = (None, Skip.NOT_DUE, Skip.PAUSED, Skip.WINDOW, Skip.BLACKOUT, Skip.BACKOFF)

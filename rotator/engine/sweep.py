@@ -69,8 +69,17 @@ def sweep(desk: Desk, policies: Sequence[Policy], accepted: str | None, confirm:
             report.results.extend(_acted(desk, report.plan, planned_at))
         report.interrupted = desk.stop.is_set()
     finally:
-        desk.journal.erase()
+        erase(desk)
     return report
+
+
+def erase(desk: Desk) -> None:
+    """Have erased seals gone from the disk too; a disk that is full must not hide what the sweep did."""
+    try:
+        desk.journal.erase()
+    except RotatorError as error:
+        said = f"{error.message}; seals that are erased go from the disk with the next sweep"
+        desk.emit(Event(name=EventName.JOURNAL_FAILED, at=desk.clock.now(), provider=desk.provider.name, message=said))
 
 
 def _planned(desk: Desk, policies: Sequence[Policy], accepted: str | None) -> Plan:

@@ -48,11 +48,15 @@ class KeySource:
         key = Secret(base64.b64encode(os.urandom(_KEY_BYTES)).decode())
         try:
             descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as stream:
-                stream.write(key.reveal() + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-            sync_folder(self.file.parent)
+            try:
+                with os.fdopen(descriptor, "w") as stream:
+                    stream.write(key.reveal() + "\n")
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                sync_folder(self.file.parent)
+            except OSError:
+                self.file.unlink(missing_ok=True)  # half a key would stand in the way of every later start
+                raise
         except OSError as error:
             raise ConfigError.of("journal.key", f"cannot create {self.file}: {error.strerror}") from None
         return key

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rotator.audit import Head
-from rotator.errors import ConfigError, NotFound, Permanent, Temporary
+from rotator.errors import ConfigError, NotFound, Permanent, RotatorError, Temporary
 from rotator.events import Event
 from rotator.journal.lock import FileLock, Instances, refuse_network_file_system
 from rotator.journal.rows import decode, encode, translated
@@ -105,11 +105,34 @@ class Reader:
         )
         return [_lineage(*row) for row in self._rows(sql, (provider,))]
 
+    def providers(self) -> list[str]:
+        """Return the names of the providers of which anything is remembered."""
+        return [name for (name,) in self._rows("SELECT DISTINCT provider FROM lineages ORDER BY provider", ())]
+
+    def every_lineage(self, provider: str) -> Iterator[Lineage]:
+        """Yield all that is remembered of a provider's credentials, page by page."""
+        found = "SELECT lineage, version, body FROM lineages WHERE provider = ? AND lineage > ?"
+        sql = f"{found} ORDER BY lineage LIMIT 1000"
+        after = ""
+        while rows := self._rows(sql, (provider, after)):
+            yield from (_lineage(*row[1:]) for row in rows)
+            after = rows[-1][0]
+
     def find_lineages(self, provider: str, word: str) -> list[Lineage]:
         """Return the lineages whose token id, root id or name is `word`."""
-        sql = "SELECT version, body FROM lineages WHERE provider = ? ORDER BY lineage"
-        every = (_lineage(*row) for row in self._rows(sql, (provider,)))
+        every = self.every_lineage(provider)
         return [lineage for lineage in every if word in (lineage.id, lineage.name, *lineage.members)]
+
+    def family(self, provider: str, word: str) -> frozenset[str]:
+        """Return every id that the credentials which `word` names by any id or name have had, ended ones included."""
+        token, twin = (f"json_extract(CAST(body AS TEXT), '$.{key}')" for key in ("token_id", "successor"))
+        roots = {lineage.id for lineage in self.find_lineages(provider, word)}
+        sql = f"SELECT DISTINCT lineage FROM rotations WHERE provider = ?1 AND ?2 IN ({token}, {twin})"  # noqa: S608
+        roots |= {root for (root,) in self._rows(sql, (provider, word))}
+        sql = f"SELECT {token}, {twin} FROM rotations WHERE provider = ? AND lineage = ?"  # noqa: S608 - no user's text
+        once = {member for root in roots for row in self._rows(sql, (provider, root)) for member in row if member}
+        alive = {member for row in self.lineages(provider, sorted(roots)).values() for member in row.members}
+        return frozenset(roots | once | alive)
 
     def audit_head(self) -> Head | None:
         """Return the last audit line that was announced; None if there is none."""
@@ -164,6 +187,7 @@ class SqliteJournal(Reader):
         self._numbers = itertools.count(1)
         self._held: dict[str, str] = {}
         self._proven: Recent[object] = Recent(monotonic)
+        self._holding: set[str] = set()
         self._writer = Writer(self._writing, self._lock, trail, on_audit_failure)
 
     def open(self, rotation: Rotation, lineage: Lineage, events: tuple[Event, ...]) -> bool:
@@ -188,9 +212,13 @@ class SqliteJournal(Reader):
             _put_lineage(connection, lineage)
             return True
 
-        won = bool(self._writer.submit(Job(change, events, must_audit=True)))
-        if won:
-            self._held[rotation.id] = owner
+        won = False
+        self._held[rotation.id] = owner  # before the row says so: our other threads must not take it for let go
+        try:
+            won = bool(self._writer.submit(Job(change, events, must_audit=True)))
+        finally:
+            if not won:
+                self._held.pop(rotation.id, None)
         return won
 
     def claim(self, rotation_id: str) -> Rotation | None:
@@ -201,16 +229,19 @@ class SqliteJournal(Reader):
             row = connection.execute(
                 "SELECT owner, body FROM rotations WHERE rotation_id = ? AND closed_at IS NULL", (rotation_id,)
             ).fetchone()
-            if row is None or (row[0] and self._instances.alive(row[0].partition(":")[0])):
+            if row is None or (row[0] and self._is_at_work(row[0])):
                 return None
             connection.execute("UPDATE rotations SET owner = ? WHERE rotation_id = ?", (owner, rotation_id))
+            self._held[rotation_id] = owner
             return decode(row[1], Rotation)
 
-        rotation = self._writer.submit(Job(change, durable=False))
-        if not isinstance(rotation, Rotation):
-            return None
-        self._held[rotation_id] = owner
-        return rotation
+        try:
+            rotation = self._writer.submit(Job(change, durable=False))
+        except RotatorError:
+            if self._held.get(rotation_id) == owner:
+                del self._held[rotation_id]
+            raise
+        return rotation if isinstance(rotation, Rotation) else None
 
     def release(self, rotation_id: str) -> None:
         """See `ports.Journal`."""
@@ -235,13 +266,17 @@ class SqliteJournal(Reader):
                 raise Temporary(f"somebody works on {lineage_id} by hand at this moment; try again when they are done")
             connection.execute("INSERT OR REPLACE INTO holds VALUES (?, ?, ?)", (provider, lineage_id, owner))
 
-        self._writer.submit(Job(take, durable=False))
+        self._holding.add(owner)
         try:
-            yield
+            self._writer.submit(Job(take, durable=False))
+            try:
+                yield
+            finally:
+                with contextlib.suppress(Temporary, Permanent):  # full or locked: nobody believes the row any more
+                    sql = "DELETE FROM holds WHERE owner = ?"
+                    self._writer.submit(Job(lambda c: c.execute(sql, (owner,)), durable=False))
         finally:
-            with contextlib.suppress(Temporary, Permanent):  # full or locked: the end of this process frees it
-                sql = "DELETE FROM holds WHERE owner = ?"
-                self._writer.submit(Job(lambda c: c.execute(sql, (owner,)), durable=False))
+            self._holding.discard(owner)
 
     def write(self, write: Write) -> None:
         """See `ports.Journal`."""
@@ -312,11 +347,18 @@ class SqliteJournal(Reader):
     def _owner(self) -> str:
         return f"{self._instances.me}:{next(self._numbers)}"
 
+    def _is_at_work(self, owner: str) -> bool:
+        """Whether the owner of a row still works; a full disk may have kept our letting go unwritten."""
+        instance = owner.partition(":")[0]
+        if instance == self._instances.me:
+            return owner in self._holding or owner in list(self._held.values())
+        return self._instances.alive(instance)
+
     def _is_held(self, connection: sqlite3.Connection, provider: str, lineage_id: str) -> bool:
         row = connection.execute(
             "SELECT owner FROM holds WHERE provider = ? AND lineage = ?", (provider, lineage_id)
         ).fetchone()
-        return row is not None and self._instances.alive(row[0].partition(":")[0])
+        return row is not None and self._is_at_work(row[0])
 
     def _put_rotation(self, connection: sqlite3.Connection, rotation: Rotation, sealed: bytes | None) -> None:
         changed: dict[str, object] = {"body": encode(rotation)}

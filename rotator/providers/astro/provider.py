@@ -151,9 +151,11 @@ class AstroProvider:
 
     def through(self, credential: ReadSecret) -> "AstroProvider":
         """See `ports.Provider`."""
-        other = copy.copy(self)
-        other._credentials, other._working = (OwnCredential("", credential), *self._credentials), 0
-        return other
+        return self._with(OwnCredential("", credential), *self._credentials)
+
+    def alone(self, own: OwnCredential) -> "AstroProvider":
+        """Return the same provider working with this credential and no other, to see whether it works."""
+        return self._with(own)
 
     def clock_skew(self) -> timedelta | None:
         """See `ports.Provider`."""
@@ -271,6 +273,11 @@ class AstroProvider:
     def close(self) -> None:
         """Close all connections."""
         self._http.close()
+
+    def _with(self, *credentials: OwnCredential) -> "AstroProvider":
+        other = copy.copy(self)
+        other._credentials, other._working = credentials, 0
+        return other
 
     def _listed(self, listing: Listing, decode: DecodePart[Row]) -> Iterator[Row]:
         seen = SeenIds()
