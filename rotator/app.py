@@ -4,7 +4,7 @@ import random
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -186,6 +186,7 @@ def _fan_out(listeners: Sequence[Emit]) -> Callable[[Event], None]:
             try:
                 listener(event)
             except Exception as error:  # noqa: BLE001 - boundary "listener": nothing flows back into the engine
-                sys.stderr.write(f"rotator: a listener failed ({type(error).__name__})\n")
+                with suppress(Exception):  # standard error may be what failed
+                    sys.stderr.write(f"rotator: a listener failed ({type(error).__name__})\n")
 
     return emit

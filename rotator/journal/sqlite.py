@@ -152,7 +152,7 @@ class SqliteJournal(Reader):
         with self._lock.held():
             migrate(self._writing, str(path))
             self._fingerprints = Fingerprints(self._fingerprint_key(path))
-        self._instances = Instances(path.with_name(path.name + ".instances"))
+        self._instances = Instances(path.with_name(path.name + ".instances"), self._lock)
         self._numbers = itertools.count(1)
         self._held: dict[str, str] = {}
         self._proven: Recent[object] = Recent(monotonic)
@@ -240,7 +240,7 @@ class SqliteJournal(Reader):
         sealed = None
         if write.rotation is not None and write.secret is not None:
             mint_id, token_id = write.rotation.mint_id, write.rotation.minted_token_id
-            sealed = self._keyring.seal(write.secret.reveal().encode(), mint_id, token_id)
+            sealed = self._keyring.seal(write.secret.encoded(), mint_id, token_id)
 
         def change(connection: sqlite3.Connection) -> bool:
             if write.rotation is not None:
@@ -264,7 +264,7 @@ class SqliteJournal(Reader):
         rows = self._rows("SELECT sealed FROM rotations WHERE rotation_id = ?", (rotation.id,))
         if not rows or rows[0][0] is None:
             raise Permanent(f"the journal holds no sealed secret for rotation {rotation.id}")
-        return Secret(self._keyring.open(rows[0][0], rotation.mint_id, rotation.minted_token_id).decode())
+        return Secret.decoded(self._keyring.open(rows[0][0], rotation.mint_id, rotation.minted_token_id))
 
     def fingerprint(self, secret: Secret) -> str:
         """See `ports.Journal`."""

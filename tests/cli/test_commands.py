@@ -1,5 +1,7 @@
 """The commands as users run them: results, exit codes, and one clear sentence for what is wrong."""
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -12,6 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from rotator.app import opened
+from rotator.engine.sweep import sweep as run_sweep
+from rotator.events import Event
+from rotator.model import Outcome
 from rotator.sandbox import Fault, SandboxConfig
 from tests.lab import Lab, lab, write_secret
 
@@ -259,3 +265,35 @@ def test_debug_alone_shows_tracebacks(bench: Lab) -> None:
     )  # fmt: skip
     assert "Traceback" in run.stderr
     assert "a.b.c" not in run.stderr
+
+
+def test_a_broken_standard_error_stops_no_rotation(bench: Lab) -> None:
+    """`rotator sweep 2>&1 | head`: nobody reads the log any more, and every due token is rotated all the same."""
+    due = set(bench.due_ids())
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "rotator", "sweep", "--json", "--config", str(bench.config_path)]
+    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=writing, text=True, check=False, timeout=60)
+    os.close(writing)
+    assert run.returncode == 0
+    assert {row["token_id"] for row in json.loads(run.stdout)["settled"]} == due
+
+
+class Broken(io.StringIO):
+    """A stream that nobody reads."""
+
+    def write(self, text: str) -> int:
+        """Refuse."""
+        raise BrokenPipeError
+
+
+def test_a_listener_that_fails_stops_no_rotation(bench: Lab) -> None:
+    """A listener may raise, and standard error be broken as well: the engine does not notice."""
+
+    def failing(event: Event) -> None:
+        raise RuntimeError(event.name)
+
+    due = set(bench.due_ids())
+    with contextlib.redirect_stderr(Broken()), opened(bench.config, "test", [failing], writing=True) as app:
+        report = run_sweep(app.desks[0], app.desks[0].policies, None, lambda _: True)
+    assert {result.token_id for result in report.results if result.outcome is Outcome.SETTLED} == due
