@@ -2,6 +2,7 @@
 
 import random
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,7 +20,7 @@ from rotator.errors import ConfigError
 from rotator.events import Event, EventName
 from rotator.journal.sealing import KeySource
 from rotator.journal.sqlite import Reader, SqliteJournal, open_journal
-from rotator.model import Policy
+from rotator.model import Policy, Rotation
 from rotator.ports import Clock, Emit, Journal, OwnCredential
 from rotator.providers.astro.http import Endpoint
 from rotator.providers.astro.provider import AstroProvider, AstroSettings
@@ -30,15 +31,19 @@ class App:
     """Everything a command needs.
 
     Attributes:
-        desks: One a provider that has policies, in file order.
+        desks: One a provider that has policies or open rotations, in file order.
+        homeless: Open rotations of providers that the config no longer knows.
         reader: The journal's reading half, also when the command may not write.
+        stop: Set to end every pause; the desks have a `stop` of their own, for claiming.
     """
 
     config: Config
     desks: tuple[Desk, ...]
+    homeless: tuple[Rotation, ...]
     reader: Reader
     emit: Emit
     clock: Clock
+    stop: threading.Event
 
     def policies(self, name: str | None) -> Sequence[Policy]:
         """Return the policies a command is about: one by name, or all.
@@ -69,15 +74,17 @@ def opened(
     Raises:
         ConfigError, Temporary: The journal, its key or a provider cannot be used.
     """
-    emit, clock = _fan_out(listeners), clock or SystemClock()
+    stop = threading.Event()
+    emit, clock = _fan_out(listeners), clock or SystemClock(stop)
     with ExitStack() as stack:
         journal = _journal(config, actor, emit, clock) if writing else Reader(config.journal_path, key_source(config))
         stack.callback(journal.close)
         built = {name: sinks.load(s.kind).build(name, s.options, config.folder) for name, s in config.sinks.items()}
+        unfinished = journal.all_open_rotations()
         desks = []
         for name in config.providers:
             mine = tuple(policy for policy in config.policies if policy.provider == name)
-            if mine:
+            if mine or any(rotation.provider == name for rotation in unfinished):
                 # planning and showing call only the reading half of the journal
                 settings = _settings(config)
                 made = provider(config, name, emit, clock)
@@ -85,7 +92,8 @@ def opened(
                 stack.callback(desk.close)
                 stack.callback(made.close)
                 desks.append(desk)
-        yield App(config, tuple(desks), journal, emit, clock)
+        homeless = tuple(rotation for rotation in unfinished if rotation.provider not in config.providers)
+        yield App(config, tuple(desks), homeless, journal, emit, clock, stop)
 
 
 @dataclass(frozen=True, slots=True)

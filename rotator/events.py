@@ -60,6 +60,7 @@ class EventName(StrEnum):
     EXPIRY_UNMOVED = "expiry_unmoved"
     AUDIT_FAILED = "audit_failed"
     JOURNAL_FAILED = "journal_failed"
+    ERASURE_DELAYED = "erasure_delayed"
     REQUEST_FINISHED = "request_finished"
 
 

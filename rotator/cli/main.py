@@ -17,6 +17,7 @@ from rotator.errors import ConfigError, CredentialRejected, Permanent, PlanRefus
 from rotator.text import visible
 
 OK, FAILED, USAGE, REFUSED, DUE, ATTENTION, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+_DEBUG = "--debug"
 
 # Each command lives in a module that is imported only when the command runs.
 _COMMANDS = {
@@ -76,7 +77,7 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="rotator", message="%(prog)s %(version)s")
-@click.option("--debug", is_flag=True, help="Show tracebacks (never with local variables).")
+@click.option(_DEBUG, is_flag=True, help="Show tracebacks (never with local variables).")
 def cli(debug: bool) -> None:
     """Rotate Astronomer API tokens on schedule, and never lose one.
 
@@ -101,7 +102,6 @@ def run() -> None:
     """Run the command line and leave with its exit code."""
     # A polite stop is the same as Ctrl-C: what has begun is finished or journalled.
     signal.signal(signal.SIGTERM, _interrupt)
-    debug = "--debug" in sys.argv
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -113,12 +113,10 @@ def run() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = OK
     except RotatorError as error:
-        if debug:
-            traceback.print_exc()
         tell(error)
         code = exit_code_of(error)
     except Exception as error:  # noqa: BLE001 - boundary "request": no traceback meets a user without --debug
-        if debug:
+        if _DEBUG in sys.argv:
             traceback.print_exc()
         click.echo(f"rotator: unexpected {type(error).__name__}; run again with --debug and report it", err=True)
         code = FAILED
@@ -126,7 +124,9 @@ def run() -> None:
 
 
 def tell(error: RotatorError) -> None:
-    """Print an error for people: one sentence, or one line a problem."""
+    """Print an error that is being handled, for people: one sentence, or one line a problem."""
+    if _DEBUG in sys.argv:
+        traceback.print_exc()
     if isinstance(error, ConfigError):
         for problem in error.problems:
             click.echo(f"rotator: {visible(str(problem), 1000)}", err=True)

@@ -8,11 +8,12 @@ import click
 
 from rotator.app import App, opened
 from rotator.cli.main import ATTENTION, config_option
-from rotator.cli.sweeping import finish, json_option, politely
+from rotator.cli.stopping import politely
+from rotator.cli.sweeping import finish, json_option
 from rotator.config import load
 from rotator.engine.desk import Result
 from rotator.engine.manual import Asked, Choice, braked, manual_steps, named, rotate, whose
-from rotator.engine.sweep import Report
+from rotator.engine.sweep import Report, erase
 from rotator.errors import ConfigError
 from rotator.logs import Log
 from rotator.secret import Secret
@@ -57,7 +58,7 @@ def rotate_command(
             return ATTENTION
         made = braked(choice, asked, accept)
         results = [] if made.refused else _rotated(app, choice, asked)
-        return finish([Report(plan=made, results=results)], as_json=as_json, stopped=False)
+        return finish([Report(plan=made, results=results, interrupted=app.stop.is_set())], as_json=as_json)
 
 
 def visible_lines(text: str) -> str:
@@ -67,10 +68,10 @@ def visible_lines(text: str) -> str:
 
 def _rotated(app: App, choice: Choice, asked: Asked) -> list[Result]:
     results: list[Result] = []
-    for desk in app.desks:
-        with politely(desk):
+    with politely(app):
+        for desk in app.desks:
             results += rotate(desk, choice.rows.get(desk.provider.name, []), asked, _confirm)
-            desk.journal.erase()
+            erase(desk)
     return results
 
 

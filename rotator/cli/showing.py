@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -12,13 +13,15 @@ from rotator.cli import render
 from rotator.cli.main import FAILED, OK, config_option
 from rotator.config import load
 from rotator.engine.deciding import known_now, surveyed
+from rotator.engine.sweep import homeless
 from rotator.events import Event
 from rotator.journal.sqlite import Reader
 from rotator.logs import Log
-from rotator.model import Lineage
+from rotator.model import Lineage, Rotation
 from rotator.planning import Candidate, born, token_state
 from rotator.text import visible
 
+UNSETTLED = "unsettled"
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 
 
@@ -30,7 +33,8 @@ def status(config_path: Path, as_json: bool) -> int:
     config = load(config_path)
     with opened(config, "status", [Log(terminal=sys.stderr.isatty())], writing=False) as app:
         if as_json:
-            render.write_json({}, {"tokens": (_status_row(app, *row) for row in _tokens(app))})
+            rows = chain(map(_homeless_row, app.homeless), (_status_row(app, *row) for row in _tokens(app)))
+            render.write_json({}, {"tokens": rows})
         else:
             _print_status(app)
     return OK
@@ -59,6 +63,14 @@ def _status_row(app: App, candidate: Candidate, lineage: Lineage | None) -> dict
     }
 
 
+def _homeless_row(rotation: Rotation) -> dict[str, object]:
+    """Return an open rotation whose provider the config lost."""
+    row = render.result_row(homeless(rotation))
+    return {key: row[key] for key in ("token_id", "name", "scope", "policy", "reason", "message")} | {
+        "state": UNSETTLED
+    }
+
+
 def _print_status(app: App) -> None:
     now = app.clock.now()
     rows = []
@@ -81,6 +93,9 @@ def _print_status(app: App) -> None:
                 decision.message,
             )
         )
+    for rotation in app.homeless:
+        said = homeless(rotation).message
+        rows.append((_RANK[UNSETTLED], rotation.name, UNSETTLED, rotation.policy, "-", "-", "-", "-", said))
     rows.sort()
     columns = ("Token", "State", "Policy", "Secret from", "Due", "Expires", "Settled by us", "Why")
     render.console().print(render.table(f"{len(rows)} tokens", columns, [[str(c) for c in row[1:]] for row in rows]))

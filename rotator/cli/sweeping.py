@@ -1,26 +1,35 @@
 """`plan`, `sweep`, `settle`, `release`: deciding and acting."""
 
 import json
-import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 import click
 
 from rotator.app import App, opened
 from rotator.cli import render
-from rotator.cli.main import ATTENTION, DUE, FAILED, INTERRUPTED, OK, REFUSED, config_option
+from rotator.cli.main import (
+    ATTENTION,
+    DUE,
+    FAILED,
+    INTERRUPTED,
+    OK,
+    REFUSED,
+    USAGE,
+    config_option,
+    exit_code_of,
+    tell,
+)
+from rotator.cli.stopping import PATIENCE_S, interruptible, politely
 from rotator.config import load
 from rotator.engine.deciding import plan as make_plan
 from rotator.engine.desk import Desk, Result
-from rotator.engine.sweep import Report, recover
+from rotator.engine.sweep import Report, erase, homeless, recover
 from rotator.engine.sweep import sweep as run_sweep
-from rotator.errors import ConfigError
+from rotator.errors import ConfigError, RotatorError
 from rotator.events import Event, EventName
 from rotator.logs import Log
 from rotator.model import Outcome, Policy, Token
@@ -59,7 +68,7 @@ def show_plan(app: App, policies: Sequence[Policy], *, as_json: bool, check_due:
             _print_plan(plans)
     if any(made.refused for made in plans):
         return REFUSED
-    return DUE if check_due and any(made.due for made in plans) else OK
+    return DUE if check_due and any(made.due or _endings(made) for made in plans) else OK
 
 
 @click.command()
@@ -80,44 +89,80 @@ def sweep(
             return show_plan(app, policies, as_json=as_json)
         ask = sys.stdin.isatty() and not yes
         reports = run(app, policies, accept, ask=ask)
-        return finish(reports, as_json=as_json, stopped=False)
+        return finish(reports, as_json=as_json)
 
 
-def run(app: App, policies: Sequence[Policy], accept: str | None, *, ask: bool) -> list[Report]:
-    """Sweep every provider; Ctrl-C and SIGTERM finish or journal what has begun."""
-    reports = []
-    for desk, mine in _per_desk(app, policies):
-        with politely(desk):
-            reports.append(run_sweep(desk, mine, accept, _confirm if ask else _unasked))
+def run(
+    app: App, policies: Sequence[Policy], accept: str | None, *, ask: bool, patience_s: float = PATIENCE_S
+) -> list[Report]:
+    """Sweep every provider, whatever becomes of the others.
+
+    Args:
+        app: Everything.
+        policies: Those to sweep.
+        accept: A plan id that lifts the brake.
+        ask: Whether a person is asked first.
+        patience_s: See `politely`.
+    """
+    mine = {desk.provider.name: chosen for desk, chosen in _per_desk(app, policies)}
+    # one without policies is there for its open rotations
+    desks = [desk for desk in app.desks if not desk.policies or desk.provider.name in mine]
+
+    def one(desk: Desk, report: Report) -> None:
+        run_sweep(desk, mine.get(desk.provider.name, []), accept, _confirm if ask else _unasked, report)
+
+    return _reported(app, desks, one, patience_s)
+
+
+def _reported(
+    app: App, desks: Sequence[Desk], act: Callable[[Desk, Report], None], patience_s: float = PATIENCE_S
+) -> list[Report]:
+    """Act on every provider until told to stop; an error of one is told, and hides nothing of the others."""
+    reports = [Report(provider=desk.provider.name) for desk in desks]
+    with politely(app, patience_s):
+        for desk, report in zip(desks, reports, strict=True):
+            report.interrupted = app.stop.is_set()
+            if report.interrupted:
+                break
+            try:
+                act(desk, report)
+            except RotatorError as error:
+                tell(error)
+                report.error = error
+    reports[0].results[:0] = [homeless(rotation) for rotation in app.homeless]
     return reports
 
 
-def finish(reports: list[Report], *, as_json: bool, stopped: bool) -> int:
+def finish(reports: list[Report], *, as_json: bool) -> int:
     """Print what was done and return the exit code."""
     results = [result for report in reports for result in report.results]
     plans = [report.plan for report in reports]
+    errors = [report.error for report in reports if report.error is not None]
     if as_json:
         groups = {key: [render.result_row(r) for r in rows] for key, rows in _grouped(results).items()}
-        render.write_json(_plan_head(plans) | {"skipped_counts": _counts(plans)} | groups)
-    elif any(not report.confirmed for report in reports):
+        failed = [{"provider": r.provider, "message": r.error.message} for r in reports if r.error is not None]
+        render.write_json(_plan_head(plans) | {"skipped_counts": _counts(plans)} | groups | {"errors": failed})
+    elif not results and any(not report.confirmed for report in reports):
         click.echo("Nothing was rotated.")
-    else:
+    elif results or len(errors) < len(reports):
         _print_results(results, plans)
-    if stopped or any(report.interrupted and not _dead(report) for report in reports):
+    if any(report.interrupted and not _dead(report) for report in reports):
         return INTERRUPTED
-    return exit_code(results, plans)
+    return exit_code(results, plans, errors)
 
 
-def exit_code(results: Sequence[Result], plans: Sequence[Plan]) -> int:
-    """Return the first that holds: a dead credential, the brake, something unfinished, a new quarantine, all well."""
-    if any(result.credential_dead for result in results):
-        return ATTENTION
-    if any(made.refused for made in plans):
-        return REFUSED
+def exit_code(results: Sequence[Result], plans: Sequence[Plan], errors: Sequence[RotatorError] = ()) -> int:
+    """Return the first that holds: usage, a dead credential, the brake, something unfinished, a new quarantine."""
     outcomes = {result.outcome for result in results}
-    if outcomes & {Outcome.FAILED, Outcome.UNSETTLED, Outcome.LOST}:
-        return FAILED
-    return ATTENTION if Outcome.QUARANTINED in outcomes else OK
+    codes = {exit_code_of(error) for error in errors}
+    if any(result.credential_dead for result in results):
+        codes.add(ATTENTION)
+    if any(made.refused for made in plans):
+        codes.add(REFUSED)
+    if outcomes & {Outcome.FAILED, Outcome.UNSETTLED}:
+        codes.add(FAILED)
+    last = ATTENTION if Outcome.QUARANTINED in outcomes else OK
+    return next((code for code in (USAGE, ATTENTION, REFUSED, FAILED) if code in codes), last)
 
 
 @click.command()
@@ -127,12 +172,13 @@ def settle(config_path: Path, as_json: bool) -> int:
     """Finish what is unsettled now; nothing new is rotated."""
     config = load(config_path)
     with opened(config, "settle", [Log(terminal=sys.stderr.isatty())], writing=True) as app:
-        reports = []
-        for desk in app.desks:
-            with politely(desk):
-                reports.append(Report(results=recover(desk), interrupted=desk.stop.is_set()))
-                desk.journal.erase()
-        return finish(reports, as_json=as_json, stopped=False)
+        return finish(_reported(app, app.desks, _settled), as_json=as_json)
+
+
+def _settled(desk: Desk, report: Report) -> None:
+    report.results.extend(recover(desk))
+    report.interrupted = desk.stop.is_set()
+    erase(desk)
 
 
 @click.command()
@@ -164,24 +210,6 @@ def release(config_path: Path, token: str, accept_move: bool) -> int:
     return OK
 
 
-@contextmanager
-def politely(desk: Desk) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into `stop`; a second one leaves at once, which the journal survives."""
-
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal module's signature
-        if desk.stop.is_set():
-            raise KeyboardInterrupt
-        desk.stop.set()
-        click.echo("rotator: stopping; what has begun is finished first", err=True)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _per_desk(app: App, policies: Sequence[Policy]) -> list[tuple[Desk, list[Policy]]]:
     rows = [(desk, [policy for policy in policies if policy in desk.policies]) for desk in app.desks]
     return [(desk, mine) for desk, mine in rows if mine]
@@ -189,7 +217,14 @@ def _per_desk(app: App, policies: Sequence[Policy]) -> list[tuple[Desk, list[Pol
 
 def _confirm(made: Plan) -> bool:
     _print_plan([made])
-    return not made.admitted or click.confirm(f"Rotate {len(made.admitted)} tokens now?", err=True)
+    counts = {"rotate": len(made.admitted), "end": len(made.endable) + len(made.orphans)}
+    wanted = " and ".join(f"{verb} {count}" for verb, count in counts.items() if count)
+    with interruptible():
+        return not wanted or click.confirm(f"{wanted.capitalize()} tokens now?", err=True)
+
+
+def _endings(made: Plan) -> list[Candidate]:
+    return [*made.ending, *made.orphans]
 
 
 def _unasked(made: Plan) -> bool:  # noqa: ARG001 - the same shape as _confirm
@@ -204,6 +239,7 @@ def _plan_head(plans: Sequence[Plan]) -> dict[str, object]:
     return {
         "plan_id": "-".join(made.id for made in plans),
         "due": [render.candidate_row(candidate) for made in plans for candidate in made.due],
+        "ending": [render.ending_row(row) for made in plans for row in _endings(made)],
         "refused": [
             {"policy": refusal.policy, "reason": refusal.reason, "message": refusal.message}
             for made in plans
@@ -224,7 +260,7 @@ def _grouped(results: Sequence[Result]) -> dict[str, list[Result]]:
     return {
         "rotated": [r for r in results if r.posted],
         "settled": [r for r in results if r.outcome is Outcome.SETTLED and not r.retired],
-        "unsettled": [r for r in results if r.outcome in (Outcome.UNSETTLED, Outcome.LOST)],
+        "unsettled": [r for r in results if r.outcome is Outcome.UNSETTLED],
         "failed": [r for r in results if r.outcome in (Outcome.FAILED, Outcome.QUARANTINED)],
         "retired": [r for r in results if r.retired],
     }
@@ -239,8 +275,18 @@ def _print_plan(plans: Sequence[Plan]) -> None:
     console = render.console()
     if rows:
         console.print(render.table("Due", ("Token", "Scope", "Policy", "Reason", "Why"), rows))
+    old = [
+        (c.token.name, c.token.id, str(c.token.scope), c.policy.name, c.decision.message)
+        for made in plans
+        for c in _endings(made)
+    ]
+    if old:
+        console.print(render.table("To be ended", ("Token", "Id", "Scope", "Policy", "Why"), old))
     skipped = ", ".join(f"{count} {skip}" for skip, count in sorted(_counts(plans).items())) or "none"
-    console.print(f"{len(rows)} due; skipped: {skipped}; plan {'-'.join(made.id for made in plans)}", markup=False)
+    ending = f"; {len(old)} to be ended" if old else ""
+    console.print(
+        f"{len(rows)} due{ending}; skipped: {skipped}; plan {'-'.join(made.id for made in plans)}", markup=False
+    )
     for made in plans:
         for refusal in made.refused:
             console.print(f"REFUSED {refusal.policy}: {refusal.message}", markup=False)

@@ -431,3 +431,16 @@ def test_two_that_ask_at_once_whether_a_dead_instance_lives_both_hear_no(tmp_pat
         assert not mine.alive("dead")
     mine.close()
     lock.close()
+
+
+def test_erasing_says_that_a_reader_kept_it_from_emptying_the_log(tmp_path: Path) -> None:
+    """While somebody reads, an erased seal's ciphertext may still be in the WAL; afterwards it is gone."""
+    with opened(tmp_path) as journal:
+        assert journal.erase()
+        reader = sqlite3.connect(tmp_path / "rotator.db", isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM rotations").fetchall()
+        minted(journal)
+        assert not journal.erase()
+        reader.close()
+        assert journal.erase()
