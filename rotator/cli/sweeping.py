@@ -129,6 +129,7 @@ def _reported(
             except RotatorError as error:
                 tell(error)
                 report.error = error
+                report.interrupted = app.stop.is_set()
     reports[0].results[:0] = [homeless(rotation) for rotation in app.homeless]
     return reports
 
