@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import io
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from types import FrameType
 import click
 
 from rotator import __version__
+from rotator.cli.words import redacted
 from rotator.errors import ConfigError, CredentialRejected, Permanent, PlanRefused, RotatorError
 from rotator.text import visible
 
@@ -105,7 +107,9 @@ def run() -> None:
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(redacted(shown.getvalue()), err=True, nl=False)
         code = USAGE
     except (KeyboardInterrupt, click.Abort):
         code = INTERRUPTED

@@ -10,6 +10,7 @@ from rotator.app import App, opened
 from rotator.cli.main import ATTENTION, config_option
 from rotator.cli.stopping import politely
 from rotator.cli.sweeping import finish, json_option
+from rotator.cli.words import token_words
 from rotator.config import load
 from rotator.engine.desk import Result
 from rotator.engine.manual import Asked, Choice, braked, manual_steps, named, rotate, whose
@@ -24,7 +25,7 @@ _LONGEST_SECRET = 65536
 
 @click.command("rotate")
 @config_option
-@click.argument("tokens", nargs=-1, metavar="TOKEN...")
+@click.argument("tokens", nargs=-1, metavar="TOKEN...", callback=token_words)
 @click.option("--note", default="", help="Why, for the audit.")
 @click.option("--leaked", is_flag=True, help="It leaked. Without TOKEN the secret, or short token, is read from stdin.")
 @click.option("--revoke-first", is_flag=True, help="With --leaked: rotate although a sink cannot be written now.")

@@ -11,6 +11,7 @@ from rotator.app import App, opened
 from rotator.audit import Head, verify
 from rotator.cli import render
 from rotator.cli.main import FAILED, OK, config_option
+from rotator.cli.words import token_words
 from rotator.config import load
 from rotator.engine.deciding import known_now, surveyed
 from rotator.engine.sweep import homeless
@@ -106,7 +107,7 @@ _RANK = {state: rank for rank, state in enumerate(("quarantined", "in_doubt", "u
 
 @click.command()
 @config_option
-@click.argument("token", required=False)
+@click.argument("token", required=False, callback=token_words)
 @json_option
 def history(config_path: Path, token: str | None, as_json: bool) -> int:
     """Show what happened to TOKEN (id or name), or to all, oldest first."""

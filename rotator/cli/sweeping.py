@@ -24,6 +24,7 @@ from rotator.cli.main import (
     tell,
 )
 from rotator.cli.stopping import PATIENCE_S, interruptible, politely
+from rotator.cli.words import token_words
 from rotator.config import load
 from rotator.engine.deciding import plan as make_plan
 from rotator.engine.desk import Desk, Result
@@ -184,7 +185,7 @@ def _settled(desk: Desk, report: Report) -> None:
 
 @click.command()
 @config_option
-@click.argument("token")
+@click.argument("token", callback=token_words)
 @click.option("--accept-move", is_flag=True, help="Let its secret go to a new place.")
 def release(config_path: Path, token: str, accept_move: bool) -> int:
     """Lift a quarantine of TOKEN (id or name), or accept that it goes to a new place."""
