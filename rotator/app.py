@@ -15,7 +15,7 @@ from rotator.audit import AuditFile, AuditStream, Author
 from rotator.clock import SystemClock
 from rotator.config import Config
 from rotator.credentials import Reference
-from rotator.engine.desk import Desk, Settings
+from rotator.engine.desk import Desk, Settings, note
 from rotator.errors import ConfigError
 from rotator.events import Event, EventName
 from rotator.journal.sealing import KeySource
@@ -79,6 +79,8 @@ def opened(
     with ExitStack() as stack:
         journal = _journal(config, actor, emit, clock) if writing else Reader(config.journal_path, key_source(config))
         stack.callback(journal.close)
+        if isinstance(journal, SqliteJournal):
+            note(journal, emit, _loaded(config, clock))
         built = {name: sinks.load(s.kind).build(name, s.options, config.folder) for name, s in config.sinks.items()}
         unfinished = journal.all_open_rotations()
         desks = []
@@ -135,6 +137,7 @@ def by_hand(
         stack.callback(chosen.close)
         journal = _journal(config, actor, emit, clock)
         stack.callback(journal.close)
+        note(journal, emit, _loaded(config, clock))
         policies = tuple(policy for policy in config.policies if policy.provider == name)
         yield Hands(chosen, policies, journal, clock, emit, config.state_dir)
 
@@ -178,6 +181,11 @@ def _journal(config: Config, actor: str, emit: Emit, clock: Clock) -> SqliteJour
         emit(Event(name=EventName.AUDIT_FAILED, at=clock.now(), message=message))
 
     return open_journal(config.journal_path, key_source(config), trail, failed)
+
+
+def _loaded(config: Config, clock: Clock) -> Event:
+    said = f"the config file has the SHA-256 {config.digest}"
+    return Event(name=EventName.CONFIG_LOADED, at=clock.now(), message=said)
 
 
 def key_source(config: Config) -> KeySource:

@@ -38,7 +38,10 @@ _LOUD = frozenset(
         EventName.TWIN_FOUND,
     }
 )
-_QUIET = frozenset({EventName.REQUEST_FINISHED})
+# Of every sweep, also of one that does nothing: for the audit and the metrics.
+_QUIET = frozenset(
+    {EventName.CONFIG_LOADED, EventName.REQUEST_FINISHED, EventName.SWEEP_FINISHED, EventName.SWEEP_STARTED}
+)
 
 
 class Log:

@@ -145,7 +145,8 @@ def _event_row(event: Event) -> dict[str, object]:
 def _print_event(event: Event) -> None:
     where = f" -> {event.sink}:{event.location}" if event.sink else ""
     said = f": {event.message}" if event.message else ""
-    line = f"{render.moment(event.at)}  {event.name:<26} {event.token_name} ({event.token_id}){where}{said}"
+    about = f"{event.token_name} ({event.token_id})" if event.token_id else event.policy
+    line = f"{render.moment(event.at)}  {event.name:<26} {about}{where}{said}"
     click.echo(visible(line, 500))
 
 

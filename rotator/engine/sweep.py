@@ -5,6 +5,7 @@ stops everything, and that a failed wave holds back the next ones of its policy.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from rotator.engine.beginning import begin, left
 from rotator.engine.deciding import plan
-from rotator.engine.desk import Desk, Result
+from rotator.engine.desk import Desk, Result, note
 from rotator.engine.own import expiring, explained, recovering
 from rotator.engine.retiring import end_candidate, end_orphan
 from rotator.engine.rotation import Attempt, waits
@@ -21,7 +22,7 @@ from rotator.events import Event, EventName
 from rotator.model import Lineage, Outcome, Policy, Rotation, Step
 from rotator.planning import Candidate, Plan
 
-_BAD = frozenset({Outcome.FAILED, Outcome.UNSETTLED, Outcome.QUARANTINED})
+_WORST = (Outcome.FAILED, Outcome.UNSETTLED, Outcome.QUARANTINED)
 
 
 @dataclass(slots=True)
@@ -65,6 +66,8 @@ def sweep(
         Temporary, Permanent: The listing failed.
     """
     report = report if report is not None else Report()
+    began_s, is_whole = desk.clock.monotonic(), False
+    _note(desk, [_about(desk, EventName.SWEEP_STARTED, policy.name) for policy in policies])
     try:
         for event in expiring(desk):
             desk.record(event)
@@ -78,8 +81,11 @@ def sweep(
         if report.confirmed:
             report.results.extend(_acted(desk, report.plan))
         report.interrupted = desk.stop.is_set()
+        is_whole = True
     finally:
         erase(desk)
+        lasted_s = desk.clock.monotonic() - began_s
+        _note(desk, [_finished(desk, policy.name, report, lasted_s, is_whole=is_whole) for policy in policies])
     return report
 
 
@@ -93,6 +99,19 @@ def erase(desk: Desk) -> None:
     if not is_erased:
         said = "another process reads the journal at this moment: erased seals stay on the disk until a later sweep"
         _tell(desk, EventName.ERASURE_DELAYED, said)
+
+
+def _finished(desk: Desk, policy: str, report: Report, lasted_s: float, *, is_whole: bool) -> Event:
+    """Return what a sweep came to for one policy: the worst of its outcomes."""
+    outcomes = Counter(r.outcome for r in report.results if r.policy == policy and r.outcome is not None)
+    is_refused = any(refusal.policy == policy for refusal in report.plan.refused)
+    worst = next((outcome for outcome in _WORST if outcomes[outcome]), Outcome.SETTLED)
+    said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "nothing was done"
+    return replace(
+        _about(desk, EventName.SWEEP_FINISHED, policy, said if is_whole else f"{said}; it ended early"),
+        outcome=worst if is_whole and not is_refused else Outcome.FAILED,
+        duration_s=lasted_s,
+    )
 
 
 def _planned(desk: Desk, policies: Sequence[Policy], accepted: str | None) -> Plan:
@@ -128,7 +147,7 @@ def _in_waves(desk: Desk, admitted: Sequence[Candidate]) -> Iterator[Result]:
             return
         bad: set[str] = set()
         for result in run(desk, [_work(desk, row) for row in batch]):
-            if result.outcome in _BAD:
+            if result.outcome in _WORST:
                 bad.add(result.policy)
             yield result
         for name in bad & queues.keys():
@@ -276,8 +295,17 @@ def _tell_failure(desk: Desk, row: Candidate, message: str) -> None:
 
 
 def _tell(desk: Desk, name: EventName, message: str) -> None:
-    desk.emit(Event(name=name, at=desk.clock.now(), provider=desk.provider.name, message=message))
+    desk.emit(_about(desk, name, "", message))
 
 
 def _announce(desk: Desk, name: EventName, policy: str, message: str) -> None:
-    desk.record(Event(name=name, at=desk.clock.now(), provider=desk.provider.name, policy=policy, message=message))
+    desk.record(_about(desk, name, policy, message))
+
+
+def _note(desk: Desk, events: Sequence[Event]) -> None:
+    if events:
+        note(desk.journal, desk.emit, *events)
+
+
+def _about(desk: Desk, name: EventName, policy: str, message: str = "") -> Event:
+    return Event(name=name, at=desk.clock.now(), provider=desk.provider.name, policy=policy, message=message)

@@ -1,6 +1,7 @@
 """The commands as users run them: results, exit codes, and one clear sentence for what is wrong."""
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -15,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from rotator.app import opened
+from rotator.engine.desk import note
 from rotator.engine.sweep import sweep as run_sweep
-from rotator.events import Event
+from rotator.errors import Temporary
+from rotator.events import Event, EventName
 from rotator.model import Outcome
 from rotator.sandbox import Fault, SandboxConfig
 from tests.lab import Lab, lab, write_secret
@@ -297,3 +300,26 @@ def test_a_listener_that_fails_stops_no_rotation(bench: Lab) -> None:
     with contextlib.redirect_stderr(Broken()), opened(bench.config, "test", [failing], writing=True) as app:
         report = run_sweep(app.desks[0], app.desks[0].policies, None, lambda _: True)
     assert {result.token_id for result in report.results if result.outcome is Outcome.SETTLED} == due
+
+
+def test_every_sweep_is_in_the_audit_with_the_digest_of_its_config(bench: Lab) -> None:
+    """config_loaded, sweep_started and sweep_finished are audited also where nothing is due; the log stays silent."""
+    rotator(bench, "sweep")
+    before = len((bench.folder / "audit.jsonl").read_text().splitlines())
+    ran = rotator(bench, "sweep")
+    rows = [json.loads(line) for line in (bench.folder / "audit.jsonl").read_text().splitlines()[before:]]
+    assert [row["event"] for row in rows] == ["config_loaded", "sweep_started", "sweep_finished"]
+    assert hashlib.sha256(bench.config_path.read_bytes()).hexdigest() in rows[0]["message"]
+    assert (rows[2]["policy"], rows[2]["outcome"], ran.stderr) == ("services", "settled", "")
+
+
+def test_a_journal_that_is_full_does_not_stop_a_sweep_at_its_first_line(bench: Lab) -> None:
+    """Where the start of a sweep cannot be noted, that is told and the sweep goes on to recover what it can."""
+    told: list[Event] = []
+
+    class Full:
+        def write(self, _: object) -> None:
+            raise Temporary("the journal is full")
+
+    note(Full(), told.append, Event(name=EventName.SWEEP_STARTED, at=datetime.now(UTC)))  # type: ignore[arg-type]
+    assert [(event.name, event.message) for event in told] == [(EventName.JOURNAL_FAILED, "the journal is full")]
