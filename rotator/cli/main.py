@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -129,13 +130,12 @@ def run() -> None:
 
 def tell(error: RotatorError) -> None:
     """Print an error that is being handled, for people: one sentence, or one line a problem."""
-    if _DEBUG in sys.argv:
-        traceback.print_exc()
-    if isinstance(error, ConfigError):
-        for problem in error.problems:
-            click.echo(f"rotator: {visible(str(problem), 1000)}", err=True)
-    else:
-        click.echo(f"rotator: {visible(error.message, 1000)}", err=True)
+    lines = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [error.message]
+    with suppress(OSError):  # whoever read standard error is gone; the exit code still says it
+        if _DEBUG in sys.argv:
+            traceback.print_exc()
+        for line in lines:
+            click.echo(f"rotator: {visible(line, 1000)}", err=True)
 
 
 def exit_code_of(error: RotatorError) -> int:

@@ -270,14 +270,28 @@ def test_debug_alone_shows_tracebacks(bench: Lab) -> None:
     assert "a.b.c" not in run.stderr
 
 
-def test_a_broken_standard_error_stops_no_rotation(bench: Lab) -> None:
-    """`rotator sweep 2>&1 | head`: nobody reads the log any more, and every due token is rotated all the same."""
-    due = set(bench.due_ids())
+def unheard(bench: Lab) -> subprocess.CompletedProcess[str]:
+    """Sweep with a standard error that nobody reads."""
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "rotator", "sweep", "--json", "--config", str(bench.config_path)]
-    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=writing, text=True, check=False, timeout=60)
-    os.close(writing)
+    try:
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=writing, text=True, check=False, timeout=60)
+    finally:
+        os.close(writing)
+
+
+def test_an_error_that_nobody_reads_still_decides_the_exit_code(bench: Lab) -> None:
+    """A dead credential exits 5, and the JSON names it, whether or not its sentence reached anybody."""
+    break_credential(bench)
+    run = unheard(bench)
+    assert (run.returncode, len(json.loads(run.stdout)["errors"])) == (5, 1)
+
+
+def test_a_broken_standard_error_stops_no_rotation(bench: Lab) -> None:
+    """`rotator sweep 2>&1 | head`: nobody reads the log any more, and every due token is rotated all the same."""
+    due = set(bench.due_ids())
+    run = unheard(bench)
     assert run.returncode == 0
     assert {row["token_id"] for row in json.loads(run.stdout)["settled"]} == due
 
