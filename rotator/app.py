@@ -2,9 +2,10 @@
 
 import random
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, cast
@@ -14,13 +15,13 @@ from rotator.audit import AuditFile, AuditStream, Author
 from rotator.clock import SystemClock
 from rotator.config import Config
 from rotator.credentials import Reference
-from rotator.engine.desk import Desk, Settings
+from rotator.engine.desk import Desk, Settings, note
 from rotator.errors import ConfigError
 from rotator.events import Event, EventName
 from rotator.journal.sealing import KeySource
 from rotator.journal.sqlite import Reader, SqliteJournal, open_journal
 from rotator.logs import StandardError
-from rotator.model import Policy
+from rotator.model import Policy, Rotation
 from rotator.ports import Clock, Emit, Journal, OwnCredential
 from rotator.providers.astro.http import Endpoint
 from rotator.providers.astro.provider import AstroProvider, AstroSettings
@@ -31,15 +32,19 @@ class App:
     """Everything a command needs.
 
     Attributes:
-        desks: One a provider that has policies, in file order.
+        desks: One a provider that has policies or open rotations, in file order.
+        homeless: Open rotations of providers that the config no longer knows.
         reader: The journal's reading half, also when the command may not write.
+        stop: Set to end every pause; the desks have a `stop` of their own, for claiming.
     """
 
     config: Config
     desks: tuple[Desk, ...]
+    homeless: tuple[Rotation, ...]
     reader: Reader
     emit: Emit
     clock: Clock
+    stop: threading.Event
 
     def policies(self, name: str | None) -> Sequence[Policy]:
         """Return the policies a command is about: one by name, or all.
@@ -70,15 +75,19 @@ def opened(
     Raises:
         ConfigError, Temporary: The journal, its key or a provider cannot be used.
     """
-    emit, clock = _fan_out(listeners), clock or SystemClock()
+    stop = threading.Event()
+    emit, clock = _fan_out(listeners), clock or SystemClock(stop)
     with ExitStack() as stack:
         journal = _journal(config, actor, emit, clock) if writing else Reader(config.journal_path, key_source(config))
         stack.callback(journal.close)
+        if isinstance(journal, SqliteJournal):
+            note(journal, emit, _loaded(config, clock))
         built = {name: sinks.load(s.kind).build(name, s.options, config.folder) for name, s in config.sinks.items()}
+        unfinished = journal.all_open_rotations()
         desks = []
         for name in config.providers:
             mine = tuple(policy for policy in config.policies if policy.provider == name)
-            if mine:
+            if mine or any(rotation.provider == name for rotation in unfinished):
                 # planning and showing call only the reading half of the journal
                 settings = _settings(config)
                 made = provider(config, name, emit, clock)
@@ -86,7 +95,8 @@ def opened(
                 stack.callback(desk.close)
                 stack.callback(made.close)
                 desks.append(desk)
-        yield App(config, tuple(desks), journal, emit, clock)
+        homeless = tuple(rotation for rotation in unfinished if rotation.provider not in config.providers)
+        yield App(config, tuple(desks), homeless, journal, emit, clock, stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +138,7 @@ def by_hand(
         stack.callback(chosen.close)
         journal = _journal(config, actor, emit, clock)
         stack.callback(journal.close)
+        note(journal, emit, _loaded(config, clock))
         policies = tuple(policy for policy in config.policies if policy.provider == name)
         yield Hands(chosen, policies, journal, clock, emit, config.state_dir)
 
@@ -173,6 +184,11 @@ def _journal(config: Config, actor: str, emit: Emit, clock: Clock) -> SqliteJour
     return open_journal(config.journal_path, key_source(config), trail, failed)
 
 
+def _loaded(config: Config, clock: Clock) -> Event:
+    said = f"the config file has the SHA-256 {config.digest}"
+    return Event(name=EventName.CONFIG_LOADED, at=clock.now(), message=said)
+
+
 def key_source(config: Config) -> KeySource:
     """Return where the sealing keys come from, and where a new one may be made."""
     reference = Reference.parse(config.journal.key)
@@ -187,6 +203,7 @@ def _fan_out(listeners: Sequence[Emit]) -> Callable[[Event], None]:
             try:
                 listener(event)
             except Exception as error:  # noqa: BLE001 - boundary "listener": nothing flows back into the engine
-                sys.stderr.write(f"rotator: a listener failed ({type(error).__name__})\n")
+                with suppress(Exception):  # standard error may be what failed
+                    sys.stderr.write(f"rotator: a listener failed ({type(error).__name__})\n")
 
     return emit

@@ -279,6 +279,7 @@ class Config:
     Attributes:
         folder: Of the file; sinks count relative paths from it.
         state_dir: Journal, key, audit and file references count from it.
+        digest: The file's SHA-256, in hex; empty if it came from no file.
     """
 
     folder: Path
@@ -289,6 +290,7 @@ class Config:
     audit: AuditTable
     sinks: Mapping[str, SinkConfig]
     policies: tuple[Policy, ...]
+    digest: str = ""
 
     @property
     def journal_path(self) -> Path:
@@ -308,14 +310,15 @@ def load(path: Path) -> Config:
         ConfigError: With every problem that was found.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        raw = tomllib.loads(content.decode())
     except OSError as error:
         raise ConfigError.of("", f"cannot read the config {path}: {error.strerror}; give --config FILE") from None
     except UnicodeDecodeError:
         raise ConfigError.of("", f"{path} is not UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError.of("", f"{path} is not TOML: {error}") from None
-    return parse(raw, path.resolve().parent)
+    return replace(parse(raw, path.resolve().parent), digest=hashlib.sha256(content).hexdigest())
 
 
 def parse(raw: dict[str, object], folder: Path) -> Config:

@@ -20,7 +20,6 @@ class EventName(StrEnum):
     PLAN_REFUSED = "plan_refused"
     PLAN_ACCEPTED = "plan_accepted"
     PREFLIGHT_FAILED = "preflight_failed"
-    ROTATION_SKIPPED = "rotation_skipped"
     PLACE_REFUSED = "place_refused"
     ROTATION_INTENDED = "rotation_intended"
     ROTATION_REFUSED = "rotation_refused"
@@ -31,7 +30,6 @@ class EventName(StrEnum):
     SECRET_DELIVERED = "secret_delivered"
     DELIVERY_FAILED = "delivery_failed"
     SECRET_VERIFIED = "secret_verified"
-    VERIFICATION_FAILED = "verification_failed"
     ROTATION_UNSETTLED = "rotation_unsettled"
     ROTATION_SETTLED = "rotation_settled"
     ROTATION_SUPERSEDED = "rotation_superseded"
@@ -61,6 +59,7 @@ class EventName(StrEnum):
     EXPIRY_UNMOVED = "expiry_unmoved"
     AUDIT_FAILED = "audit_failed"
     JOURNAL_FAILED = "journal_failed"
+    ERASURE_DELAYED = "erasure_delayed"
     REQUEST_FINISHED = "request_finished"
 
 

@@ -39,7 +39,10 @@ _LOUD = frozenset(
         EventName.TWIN_FOUND,
     }
 )
-_QUIET = frozenset({EventName.REQUEST_FINISHED})
+# Of every sweep, also of one that does nothing: for the audit and the metrics.
+_QUIET = frozenset(
+    {EventName.CONFIG_LOADED, EventName.REQUEST_FINISHED, EventName.SWEEP_FINISHED, EventName.SWEEP_STARTED}
+)
 
 
 class StandardError:
@@ -63,14 +66,18 @@ class Log:
 
     def __init__(self, *, terminal: bool) -> None:
         self._terminal = terminal
+        self._is_heard = True
 
     def __call__(self, event: Event) -> None:
-        """Write one event."""
+        """Write one event; once nobody reads standard error any more (`2>&1 | head`), say nothing."""
         loud = event.name in _LOUD
-        if event.name in _QUIET or (self._terminal and not loud):
+        if event.name in _QUIET or (self._terminal and not loud) or not self._is_heard:
             return
         fields = {name: _shown(value) for name in _FIELDS if (value := getattr(event, name))}
-        (self._log.warning if loud else self._log.info)(str(event.name), time=stamp(event.at), **fields)
+        try:
+            (self._log.warning if loud else self._log.info)(str(event.name), time=stamp(event.at), **fields)
+        except (OSError, ValueError):  # a closed pipe, a full disk, a closed stream
+            self._is_heard = False
 
     @cached_property
     def _log(self) -> "WrappedLogger":

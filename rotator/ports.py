@@ -42,7 +42,7 @@ class Clock(Protocol):
         ...
 
     def sleep(self, duration: timedelta) -> None:
-        """Block this thread."""
+        """Block this thread; less long where the process is told to stop."""
         ...
 
 
@@ -341,6 +341,13 @@ class Journal(Protocol):
         """
         ...
 
-    def erase(self) -> None:
-        """Checkpoint and truncate so that erased seals are gone from the disk; called at the end of a sweep."""
+    def erase(self) -> bool:
+        """Checkpoint and truncate so that erased seals are gone from the disk; called at the end of a sweep.
+
+        Returns:
+            False if somebody reads the journal at this moment: then some may still be there.
+
+        Raises:
+            Temporary, Permanent: Likewise.
+        """
         ...

@@ -1,8 +1,8 @@
 """The value of a token, as a type of its own that nothing prints by accident.
 
 Everything that carries a secret carries a `Secret`. Only a sink, the journal's seal and the `Authorization` header call
-`reveal`; a log line, a traceback, an f-string, `json.dumps` and `pickle` never see the value. It is deliberately not a
-`str` subclass: `"".join` and `json.dumps` print those.
+`reveal` or `encoded`; a log line, a traceback, an f-string, `json.dumps` and `pickle` never see the value. It is
+deliberately not a `str` subclass: `"".join` and `json.dumps` print those.
 """
 
 import hmac
@@ -28,8 +28,17 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Return the plaintext; the one door out, so that `grep reveal` finds every use."""
+        """Return the plaintext; one of two doors out, so that `grep -E "reveal|encoded"` finds every use."""
         return self._value
+
+    def encoded(self) -> bytes:
+        """Return the plaintext as UTF-8; lone surrogates, which a JSON sink may hold, pass, for an error shows them."""
+        return self._value.encode(errors="surrogatepass")
+
+    @classmethod
+    def decoded(cls, plaintext: bytes) -> "Secret":
+        """Return the secret that `encoded` gave these bytes for."""
+        return cls(plaintext.decode(errors="surrogatepass"))
 
     def __repr__(self) -> str:
         return HIDDEN
@@ -42,7 +51,7 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(self._value.encode(), other._value.encode())
+        return hmac.compare_digest(self.encoded(), other.encoded())
 
     # A hash would make secrets keys of dictionaries, and a plain hash is a fingerprint anybody can look up.
     __hash__ = None  # type: ignore[assignment]

@@ -37,7 +37,7 @@ def write(path: Path, secret: Secret) -> None:
         OutcomeUnknown: Written, but the disk does not confirm it.
     """
     with _folder.translated(str(path)), _opened(path) as (folder, existing):
-        content = secret.reveal().encode("utf-8", "surrogatepass")
+        content = secret.encoded()
         _folder.replace(folder, path.name, content, _MODE, existing)
 
 

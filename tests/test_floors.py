@@ -109,3 +109,11 @@ def test_every_exception_is_drawn_in_the_tree() -> None:
                 assert not any(
                     isinstance(base, ast.Name) and base.id.endswith(("Error", "Exception")) for base in node.bases
                 )
+
+
+def test_every_event_name_is_told_by_somebody() -> None:
+    """The names are public, so none stands there that nothing ever emits."""
+    from rotator.events import EventName
+
+    sources = [path.read_text() for path in modules() if path.name not in ("events.py", "logs.py")]
+    assert not [name for name in EventName.__members__ if not any(f"EventName.{name}" in text for text in sources)]

@@ -64,7 +64,7 @@ def demo(tokens: int) -> int:
             say("1. The plan: what is due, and why", style="bold")
             show_plan(app, app.policies(None), as_json=False)
             say("\n2. The sweep: rotate, deliver, read back, prove that the new secret works", style="bold")
-            code = finish(run(app, app.policies(None), None, bar, ask=False), as_json=False, stopped=False)
+            code = finish(run(app, app.policies(None), None, ask=False, bar=bar), as_json=False)
     say("\n3. What is there now", style="bold")
     say(f"   {folder}/secrets       one 0600 file a token, holding its new secret and nothing else", markup=False)
     say(

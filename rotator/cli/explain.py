@@ -9,6 +9,7 @@ import click
 from rotator.app import App, opened
 from rotator.cli import render
 from rotator.cli.main import OK, config_option
+from rotator.cli.words import token_words
 from rotator.config import load
 from rotator.engine.explaining import Explained, Spot, explained, find
 from rotator.errors import ConfigError
@@ -22,7 +23,7 @@ from rotator.timing import stamp
 
 @click.command()
 @config_option
-@click.argument("token")
+@click.argument("token", callback=token_words)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def explain(config_path: Path, token: str, as_json: bool) -> int:
     """Show which policy matches TOKEN (id or name) and what each condition says now; changes nothing."""

@@ -2,21 +2,25 @@
 
 import gc
 import importlib
+import io
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 import click
 
 from rotator import __version__
+from rotator.cli.words import redacted
 from rotator.errors import ConfigError, CredentialRejected, Permanent, PlanRefused, RotatorError
 from rotator.text import visible
 
 OK, FAILED, USAGE, REFUSED, DUE, ATTENTION, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+_DEBUG = "--debug"
 
 # Each command lives in a module that is imported only when the command runs.
 _COMMANDS = {
@@ -78,7 +82,7 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="rotator", message="%(prog)s %(version)s")
-@click.option("--debug", is_flag=True, help="Show tracebacks (never with local variables).")
+@click.option(_DEBUG, is_flag=True, help="Show tracebacks (never with local variables).")
 def cli(debug: bool) -> None:
     """Rotate Astronomer API tokens on schedule, and never lose one.
 
@@ -103,11 +107,12 @@ def run() -> None:
     """Run the command line and leave with its exit code."""
     # A polite stop is the same as Ctrl-C: what has begun is finished or journalled.
     signal.signal(signal.SIGTERM, _interrupt)
-    debug = "--debug" in sys.argv
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(redacted(shown.getvalue()), err=True, nl=False)
         code = USAGE
     except (KeyboardInterrupt, click.Abort):
         code = INTERRUPTED
@@ -115,12 +120,10 @@ def run() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = OK
     except RotatorError as error:
-        if debug:
-            traceback.print_exc()
         tell(error)
         code = exit_code_of(error)
     except Exception as error:  # noqa: BLE001 - boundary "request": no traceback meets a user without --debug
-        if debug:
+        if _DEBUG in sys.argv:
             traceback.print_exc()
         click.echo(f"rotator: unexpected {type(error).__name__}; run again with --debug and report it", err=True)
         code = FAILED
@@ -128,12 +131,13 @@ def run() -> None:
 
 
 def tell(error: RotatorError) -> None:
-    """Print an error for people: one sentence, or one line a problem."""
-    if isinstance(error, ConfigError):
-        for problem in error.problems:
-            click.echo(f"rotator: {visible(str(problem), 1000)}", err=True)
-    else:
-        click.echo(f"rotator: {visible(error.message, 1000)}", err=True)
+    """Print an error that is being handled, for people: one sentence, or one line a problem."""
+    lines = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [error.message]
+    with suppress(OSError):  # whoever read standard error is gone; the exit code still says it
+        if _DEBUG in sys.argv:
+            traceback.print_exc()
+        for line in lines:
+            click.echo(f"rotator: {visible(line, 1000)}", err=True)
 
 
 def exit_code_of(error: RotatorError) -> int:

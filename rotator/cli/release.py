@@ -7,6 +7,7 @@ import click
 
 from rotator.app import App, opened
 from rotator.cli.main import OK, config_option
+from rotator.cli.words import token_words
 from rotator.config import load
 from rotator.engine.desk import Desk
 from rotator.engine.releasing import release as let_go
@@ -18,7 +19,7 @@ from rotator.text import visible
 
 @click.command()
 @config_option
-@click.argument("token")
+@click.argument("token", callback=token_words)
 @click.option("--accept-move", is_flag=True, help="Also let its secret go to a new place.")
 def release(config_path: Path, token: str, accept_move: bool) -> int:
     """Lift a quarantine or a backoff of TOKEN, so that the next sweep goes on with it.

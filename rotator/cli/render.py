@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TextIO
 
 from rotator.engine.desk import Result
-from rotator.model import Token
+from rotator.model import Step, Strategy, Token
 from rotator.planning import Candidate
 from rotator.text import visible
 from rotator.timing import spoken, stamp
@@ -80,6 +80,19 @@ def candidate_row(candidate: Candidate | tuple[Token, None]) -> dict[str, object
         row["strategy"] = str(candidate.strategy)
         row["deliveries"] = [f"{place.sink}:{place.location}" for place in candidate.places]
     return row | {"reason": str(decision.due or decision.skip), "message": decision.message}
+
+
+def ending_row(row: Candidate) -> dict[str, object]:
+    """Return an old member, or a left-over twin, that is to be ended as JSON."""
+    return {
+        "token_id": row.token.id,
+        "name": row.token.name,
+        "scope": str(row.token.scope),
+        "policy": row.policy.name,
+        "strategy": str(Strategy.OVERLAP),
+        "reason": str(Step.RETIRE),
+        "message": row.decision.message,
+    }
 
 
 def result_row(result: Result) -> dict[str, object]:

@@ -8,7 +8,9 @@ import click
 
 from rotator.app import App, opened
 from rotator.cli.main import ATTENTION, config_option
-from rotator.cli.sweeping import finish, json_option, politely
+from rotator.cli.stopping import politely
+from rotator.cli.sweeping import finish, json_option
+from rotator.cli.words import token_words
 from rotator.config import load
 from rotator.engine.desk import Result
 from rotator.engine.manual import Asked, Choice, braked, manual_steps, named, rotate, whose
@@ -23,7 +25,7 @@ _LONGEST_SECRET = 65536
 
 @click.command("rotate")
 @config_option
-@click.argument("tokens", nargs=-1, metavar="TOKEN...")
+@click.argument("tokens", nargs=-1, metavar="TOKEN...", callback=token_words)
 @click.option("--note", default="", help="Why, for the audit.")
 @click.option("--leaked", is_flag=True, help="It leaked. Without TOKEN the secret, or short token, is read from stdin.")
 @click.option("--revoke-first", is_flag=True, help="With --leaked: rotate although a sink cannot be written now.")
@@ -57,7 +59,7 @@ def rotate_command(
             return ATTENTION
         made = braked(choice, asked, accept)
         results = [] if made.refused else _rotated(app, choice, asked)
-        return finish([Report(plan=made, results=results)], as_json=as_json, stopped=False)
+        return finish([Report(plan=made, results=results, interrupted=app.stop.is_set())], as_json=as_json)
 
 
 def visible_lines(text: str) -> str:
@@ -67,8 +69,8 @@ def visible_lines(text: str) -> str:
 
 def _rotated(app: App, choice: Choice, asked: Asked) -> list[Result]:
     results: list[Result] = []
-    for desk in app.desks:
-        with politely(desk):
+    with politely(app):
+        for desk in app.desks:
             results += rotate(desk, choice.rows.get(desk.provider.name, []), asked, _confirm)
             erase(desk)
     return results

@@ -8,6 +8,7 @@ import click
 from rotator.audit import Head, verify
 from rotator.cli import render
 from rotator.cli.main import FAILED, OK, config_option
+from rotator.cli.words import token_words
 from rotator.config import load
 from rotator.events import Event
 from rotator.journal.sqlite import Reader
@@ -18,7 +19,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 
 @click.command()
 @config_option
-@click.argument("token", required=False)
+@click.argument("token", required=False, callback=token_words)
 @json_option
 def history(config_path: Path, token: str | None, as_json: bool) -> int:
     """Show what happened to TOKEN, or to all, oldest first.
@@ -66,7 +67,8 @@ def _event_row(event: Event) -> dict[str, object]:
 def _print_event(event: Event) -> None:
     where = f" -> {event.sink}:{event.location}" if event.sink else ""
     said = f": {event.message}" if event.message else ""
-    line = f"{render.moment(event.at)}  {event.name:<26} {event.token_name} ({event.token_id}){where}{said}"
+    about = f"{event.token_name} ({event.token_id})" if event.token_id else event.policy
+    line = f"{render.moment(event.at)}  {event.name:<26} {about}{where}{said}"
     click.echo(visible(line, 500))
 
 

@@ -43,9 +43,12 @@ def _all(app: App) -> Iterator[Standing]:
         yield from standings(desk, app.reader.every_lineage(desk.provider.name))
     served = {desk.provider.name for desk in app.desks}
     for name in app.reader.providers():
+        what = f"no policy uses the provider {name} any more; put one back to go on with it"
+        if name not in app.config.providers:
+            what = f"the provider {name} is no longer configured; its seals are kept; put [providers.{name}] back"
         for lineage in app.reader.every_lineage(name) if name not in served else ():
             if lineage_state(lineage):
-                yield unlisted(lineage, f"no policy uses the provider {name} any more; put one back to go on with it")
+                yield unlisted(lineage, what)
 
 
 def _row(standing: Standing) -> dict[str, object]:

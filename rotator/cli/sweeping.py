@@ -1,25 +1,35 @@
 """`plan`, `sweep`, `settle`: deciding and acting."""
 
 import json
-import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 
 import click
 
 from rotator.app import App, opened
 from rotator.cli import render
-from rotator.cli.main import ATTENTION, DUE, FAILED, INTERRUPTED, OK, REFUSED, config_option
+from rotator.cli.main import (
+    ATTENTION,
+    DUE,
+    FAILED,
+    INTERRUPTED,
+    OK,
+    REFUSED,
+    USAGE,
+    config_option,
+    exit_code_of,
+    tell,
+)
 from rotator.cli.progress import Bar
+from rotator.cli.stopping import PATIENCE_S, interruptible, politely
 from rotator.config import load
 from rotator.engine.deciding import plan as make_plan
 from rotator.engine.desk import Desk, Result
-from rotator.engine.sweep import Report, erase, recover
+from rotator.engine.sweep import Report, erase, homeless, recover
 from rotator.engine.sweep import sweep as run_sweep
+from rotator.errors import RotatorError
 from rotator.logs import Log
 from rotator.model import Outcome, Policy, Token
 from rotator.planning import Candidate, Plan
@@ -56,7 +66,7 @@ def show_plan(app: App, policies: Sequence[Policy], *, as_json: bool, check_due:
             _print_plan(plans)
     if any(made.refused for made in plans):
         return REFUSED
-    return DUE if check_due and any(made.due for made in plans) else OK
+    return DUE if check_due and any(made.due or _endings(made) for made in plans) else OK
 
 
 @click.command()
@@ -77,12 +87,33 @@ def sweep(
         if dry_run:
             return show_plan(app, policies, as_json=as_json)
         ask = sys.stdin.isatty() and not yes
-        reports = run(app, policies, accept, bar, ask=ask)
-        return finish(reports, as_json=as_json, stopped=False)
+        reports = run(app, policies, accept, ask=ask, bar=bar)
+        return finish(reports, as_json=as_json)
 
 
-def run(app: App, policies: Sequence[Policy], accept: str | None, bar: Bar, *, ask: bool) -> list[Report]:
-    """Sweep every provider; Ctrl-C and SIGTERM finish or journal what has begun."""
+def run(
+    app: App,
+    policies: Sequence[Policy],
+    accept: str | None,
+    *,
+    ask: bool,
+    bar: Bar | None = None,
+    patience_s: float = PATIENCE_S,
+) -> list[Report]:
+    """Sweep every provider, whatever becomes of the others; Ctrl-C and SIGTERM finish or journal what has begun.
+
+    Args:
+        app: Everything.
+        policies: Those to sweep.
+        accept: A plan id that lifts the brake.
+        ask: Whether a person is asked first.
+        bar: Told how much there is to do.
+        patience_s: See `politely`.
+    """
+    bar = bar or Bar(shown=False)
+    mine = {desk.provider.name: chosen for desk, chosen in _per_desk(app, policies)}
+    # one without policies is there for its open rotations
+    desks = [desk for desk in app.desks if not desk.policies or desk.provider.name in mine]
 
     def confirm(made: Plan) -> bool:
         if ask:
@@ -92,40 +123,64 @@ def run(app: App, policies: Sequence[Policy], accept: str | None, bar: Bar, *, a
         bar.expect(len(made.admitted) + len(made.endable))
         return True
 
-    reports = []
-    for desk, mine in _per_desk(app, policies):
-        with politely(desk), bar:
-            bar.expect(len(desk.journal.open_rotations(desk.provider.name)))
-            reports.append(run_sweep(desk, mine, accept, confirm))
+    def one(desk: Desk, report: Report) -> None:
+        bar.expect(len(desk.journal.open_rotations(desk.provider.name)))
+        run_sweep(desk, mine.get(desk.provider.name, []), accept, confirm, report)
+
+    with bar:
+        return reported(app, desks, one, patience_s)
+
+
+def reported(
+    app: App, desks: Sequence[Desk], act: Callable[[Desk, Report], None], patience_s: float = PATIENCE_S
+) -> list[Report]:
+    """Act on every provider until told to stop; an error of one is told, and hides nothing of the others."""
+    reports = [Report(provider=desk.provider.name) for desk in desks]
+    with politely(app, patience_s):
+        for desk, report in zip(desks, reports, strict=True):
+            report.interrupted = app.stop.is_set()
+            if report.interrupted:
+                break
+            try:
+                act(desk, report)
+            except RotatorError as error:
+                tell(error)
+                report.error = error
+                report.interrupted = app.stop.is_set()
+    reports[0].results[:0] = [homeless(rotation) for rotation in app.homeless]
     return reports
 
 
-def finish(reports: list[Report], *, as_json: bool, stopped: bool) -> int:
+def finish(reports: list[Report], *, as_json: bool) -> int:
     """Print what was done and return the exit code."""
     results = [result for report in reports for result in report.results]
     plans = [report.plan for report in reports]
+    errors = [report.error for report in reports if report.error is not None]
     if as_json:
         groups = {key: [render.result_row(r) for r in rows] for key, rows in _grouped(results).items()}
-        render.write_json(_plan_head(plans) | {"skipped_counts": _counts(plans)} | groups)
-    elif any(not report.confirmed for report in reports):
+        failed = [{"provider": r.provider, "message": r.error.message} for r in reports if r.error is not None]
+        render.write_json(_plan_head(plans) | {"skipped_counts": _counts(plans)} | groups | {"errors": failed})
+    elif not results and any(not report.confirmed for report in reports):
         click.echo("Nothing was rotated.")
-    else:
+    elif results or len(errors) < len(reports):
         _print_results(results, plans)
-    if stopped or any(report.interrupted and not _dead(report) for report in reports):
+    if any(report.interrupted and not _dead(report) for report in reports):
         return INTERRUPTED
-    return exit_code(results, plans)
+    return exit_code(results, plans, errors)
 
 
-def exit_code(results: Sequence[Result], plans: Sequence[Plan]) -> int:
-    """Return the first that holds: a dead credential, the brake, something unfinished, a new quarantine, all well."""
-    if any(result.credential_dead for result in results):
-        return ATTENTION
-    if any(made.refused for made in plans):
-        return REFUSED
+def exit_code(results: Sequence[Result], plans: Sequence[Plan], errors: Sequence[RotatorError] = ()) -> int:
+    """Return the first that holds: usage, a dead credential, the brake, something unfinished, a new quarantine."""
     outcomes = {result.outcome for result in results}
-    if outcomes & {Outcome.FAILED, Outcome.UNSETTLED, Outcome.LOST} or any(made.held for made in plans):
-        return FAILED
-    return ATTENTION if Outcome.QUARANTINED in outcomes else OK
+    codes = {exit_code_of(error) for error in errors}
+    if any(result.credential_dead for result in results):
+        codes.add(ATTENTION)
+    if any(made.refused for made in plans):
+        codes.add(REFUSED)
+    if outcomes & {Outcome.FAILED, Outcome.UNSETTLED} or any(made.held for made in plans):
+        codes.add(FAILED)
+    last = ATTENTION if Outcome.QUARANTINED in outcomes else OK
+    return next((code for code in (USAGE, ATTENTION, REFUSED, FAILED) if code in codes), last)
 
 
 @click.command()
@@ -135,32 +190,15 @@ def settle(config_path: Path, as_json: bool) -> int:
     """Finish what is unsettled now; nothing new is rotated."""
     config = load(config_path)
     bar = Bar()
-    with opened(config, "settle", [Log(terminal=sys.stderr.isatty()), bar], writing=True) as app:
-        reports = []
-        for desk in app.desks:
-            with politely(desk), bar:
-                bar.expect(len(desk.journal.open_rotations(desk.provider.name)))
-                reports.append(Report(results=recover(desk), interrupted=desk.stop.is_set()))
-                erase(desk)
-        return finish(reports, as_json=as_json, stopped=False)
 
+    def settled(desk: Desk, report: Report) -> None:
+        bar.expect(len(desk.journal.open_rotations(desk.provider.name)))
+        report.results.extend(recover(desk))
+        report.interrupted = desk.stop.is_set()
+        erase(desk)
 
-@contextmanager
-def politely(desk: Desk) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into `stop`; a second one leaves at once, which the journal survives."""
-
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal module's signature
-        if desk.stop.is_set():
-            raise KeyboardInterrupt
-        desk.stop.set()
-        click.echo("rotator: stopping; what has begun is finished first", err=True)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with opened(config, "settle", [Log(terminal=sys.stderr.isatty()), bar], writing=True) as app, bar:
+        return finish(reported(app, app.desks, settled), as_json=as_json)
 
 
 def _per_desk(app: App, policies: Sequence[Policy]) -> list[tuple[Desk, list[Policy]]]:
@@ -170,7 +208,14 @@ def _per_desk(app: App, policies: Sequence[Policy]) -> list[tuple[Desk, list[Pol
 
 def _confirm(made: Plan) -> bool:
     _print_plan([made])
-    return not made.admitted or click.confirm(f"Rotate {len(made.admitted)} tokens now?", err=True)
+    counts = {"rotate": len(made.admitted), "end": len(made.endable) + len(made.orphans)}
+    wanted = " and ".join(f"{verb} {count}" for verb, count in counts.items() if count)
+    with interruptible():
+        return not wanted or click.confirm(f"{wanted.capitalize()} tokens now?", err=True)
+
+
+def _endings(made: Plan) -> list[Candidate]:
+    return [*made.ending, *made.orphans]
 
 
 def _dead(report: Report) -> bool:
@@ -181,6 +226,7 @@ def _plan_head(plans: Sequence[Plan]) -> dict[str, object]:
     return {
         "plan_id": "-".join(made.id for made in plans),
         "due": [render.candidate_row(candidate) for made in plans for candidate in made.due],
+        "ending": [render.ending_row(row) for made in plans for row in _endings(made)],
         "refused": [
             {"policy": refusal.policy, "reason": refusal.reason, "message": refusal.message}
             for made in plans
@@ -201,7 +247,7 @@ def _grouped(results: Sequence[Result]) -> dict[str, list[Result]]:
     return {
         "rotated": [r for r in results if r.posted],
         "settled": [r for r in results if r.outcome is Outcome.SETTLED and not r.retired],
-        "unsettled": [r for r in results if r.outcome in (Outcome.UNSETTLED, Outcome.LOST)],
+        "unsettled": [r for r in results if r.outcome is Outcome.UNSETTLED],
         "failed": [r for r in results if r.outcome in (Outcome.FAILED, Outcome.QUARANTINED)],
         "retired": [r for r in results if r.retired],
     }
@@ -216,8 +262,18 @@ def _print_plan(plans: Sequence[Plan]) -> None:
     console = render.console()
     if rows:
         console.print(render.table("Due", ("Token", "Scope", "Policy", "Reason", "Why"), rows))
+    old = [
+        (c.token.name, c.token.id, str(c.token.scope), c.policy.name, c.decision.message)
+        for made in plans
+        for c in _endings(made)
+    ]
+    if old:
+        console.print(render.table("To be ended", ("Token", "Id", "Scope", "Policy", "Why"), old))
     skipped = ", ".join(f"{count} {skip}" for skip, count in sorted(_counts(plans).items())) or "none"
-    console.print(f"{len(rows)} due; skipped: {skipped}; plan {'-'.join(made.id for made in plans)}", markup=False)
+    ending = f"; {len(old)} to be ended" if old else ""
+    console.print(
+        f"{len(rows)} due{ending}; skipped: {skipped}; plan {'-'.join(made.id for made in plans)}", markup=False
+    )
     for made in plans:
         for refusal in made.refused:
             console.print(f"REFUSED {refusal.policy}: {refusal.message}", markup=False)

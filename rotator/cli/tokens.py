@@ -20,6 +20,7 @@ from rotator.cli import by_hand as acting
 from rotator.cli import render
 from rotator.cli.keeping import Keep, Reveal, ToFile
 from rotator.cli.main import FAILED, OK, config_option
+from rotator.cli.words import token_words
 from rotator.clock import SystemClock
 from rotator.config import Config, load
 from rotator.credentials import Reference
@@ -123,7 +124,7 @@ def list_tokens(asked: _Asked, home: _Home, scope: str | None) -> int:
 @tokens.command("get")
 @_common
 @_homed
-@click.argument("token_id", metavar="ID")
+@click.argument("token_id", metavar="ID", callback=token_words)
 def get(asked: _Asked, home: _Home, token_id: str) -> int:
     """Show one token."""
     with _reading(asked) as source:
@@ -134,7 +135,7 @@ def get(asked: _Asked, home: _Home, token_id: str) -> int:
 @tokens.command("create")
 @_common
 @_homed
-@click.argument("name")
+@click.argument("name", callback=token_words)
 @click.option("--scope", type=_scope, required=True, help="What it reaches; for good.")
 @click.option("--role", required=True, help="Of its scope, such as WORKSPACE_MEMBER.")
 @click.option("--description", default="")
@@ -164,7 +165,7 @@ def create(  # noqa: PLR0913 - one parameter an option
 @tokens.command("update")
 @_common
 @_homed
-@click.argument("token_id", metavar="ID")
+@click.argument("token_id", metavar="ID", callback=token_words)
 @click.option("--name", help="The new name.")
 @click.option("--description", help="The new description.")
 @click.option("--role", help="The new role of the token's own scope; its other roles stay.")
@@ -184,7 +185,7 @@ def update(
 @tokens.command("delete")
 @_common
 @_homed
-@click.argument("token_id", metavar="ID")
+@click.argument("token_id", metavar="ID", callback=token_words)
 @_yes
 @_force
 def delete(asked: _Asked, home: _Home, token_id: str, yes: bool, force: bool) -> int:
@@ -202,7 +203,7 @@ def delete(asked: _Asked, home: _Home, token_id: str, yes: bool, force: bool) ->
 @tokens.command("rotate")
 @_common
 @_homed
-@click.argument("token_id", metavar="ID")
+@click.argument("token_id", metavar="ID", callback=token_words)
 @_to_file
 @_reveal
 @_yes

@@ -248,6 +248,17 @@ class Result:
     credential_dead: bool = False
 
 
+def note(journal: Journal, emit: Emit, *events: Event) -> None:
+    """Journal facts that hold nothing back: where they cannot be written, that is told instead."""
+    try:
+        journal.write(Write(events=events, durable=False))
+    except RotatorError as error:
+        emit(replace(events[0], name=EventName.JOURNAL_FAILED, message=error.message))
+        return
+    for event in events:
+        emit(event)
+
+
 def ref_of(member: Rotation | Token | Retiring) -> TokenRef:
     """Return how to address a token, that of a rotation, or an old member."""
     token_id = member.id if isinstance(member, Token) else member.token_id

@@ -5,23 +5,25 @@ stops everything, and that a failed wave holds back the next ones of its policy.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from rotator.engine.beginning import begin, left
 from rotator.engine.deciding import plan
-from rotator.engine.desk import Desk, Result
+from rotator.engine.desk import Desk, Result, note
 from rotator.engine.own import expiring, explained, recovering
 from rotator.engine.retiring import end_candidate, end_orphan, tend
 from rotator.engine.rotation import Attempt, waits
-from rotator.errors import CredentialRejected, RotatorError
+from rotator.errors import CredentialRejected, RotatorError, Temporary
 from rotator.events import Event, EventName
 from rotator.model import Lineage, Outcome, Policy, Rotation, Step
 from rotator.planning import Candidate, Plan
 
-_BAD = frozenset({Outcome.FAILED, Outcome.UNSETTLED, Outcome.LOST, Outcome.QUARANTINED})
+_WORST = (Outcome.FAILED, Outcome.UNSETTLED, Outcome.QUARANTINED)
 
 
 @dataclass(slots=True)
@@ -32,15 +34,25 @@ class Report:
         plan: Empty when a person said no before planning was done.
         results: Of recovery first, then of the due tokens, then of what was ended.
         confirmed: False if a person answered no.
+        provider: Whose tokens.
+        error: What ended it early; what was done before stands in `results`.
     """
 
     plan: Plan = field(default_factory=Plan)
     results: list[Result] = field(default_factory=list)
     confirmed: bool = True
     interrupted: bool = False
+    provider: str = ""
+    error: RotatorError | None = None
 
 
-def sweep(desk: Desk, policies: Sequence[Policy], accepted: str | None, confirm: Callable[[Plan], bool]) -> Report:
+def sweep(
+    desk: Desk,
+    policies: Sequence[Policy],
+    accepted: str | None,
+    confirm: Callable[[Plan], bool],
+    report: Report | None = None,
+) -> Report:
     """Recover, plan, rotate, deliver, verify, settle, retire.
 
     Args:
@@ -48,12 +60,15 @@ def sweep(desk: Desk, policies: Sequence[Policy], accepted: str | None, confirm:
         policies: Those to sweep.
         accepted: A plan id that lifts the brake.
         confirm: Shown the plan before anything is changed; False stops there.
+        report: Filled as it goes, for who wants to know what was done although it raised.
 
     Raises:
         CredentialRejected: Our credential is dead, found before anything was rotated.
         Temporary, Permanent: The listing failed.
     """
-    report = Report()
+    report = report if report is not None else Report()
+    began_s, is_whole = desk.clock.monotonic(), False
+    _note(desk, [_about(desk, EventName.SWEEP_STARTED, policy.name) for policy in policies])
     try:
         for event in expiring(desk):
             desk.record(event)
@@ -68,18 +83,37 @@ def sweep(desk: Desk, policies: Sequence[Policy], accepted: str | None, confirm:
         if report.confirmed:
             report.results.extend(_acted(desk, report.plan, planned_at))
         report.interrupted = desk.stop.is_set()
+        is_whole = True
     finally:
         erase(desk)
+        lasted_s = desk.clock.monotonic() - began_s
+        _note(desk, [_finished(desk, policy.name, report, lasted_s, is_whole=is_whole) for policy in policies])
     return report
 
 
 def erase(desk: Desk) -> None:
-    """Have erased seals gone from the disk too; a disk that is full must not hide what the sweep did."""
+    """Take erased seals off the disk; that this failed is said, and never hides what was done before."""
     try:
-        desk.journal.erase()
+        is_erased = desk.journal.erase()
     except RotatorError as error:
-        said = f"{error.message}; seals that are erased go from the disk with the next sweep"
-        desk.emit(Event(name=EventName.JOURNAL_FAILED, at=desk.clock.now(), provider=desk.provider.name, message=said))
+        _tell(desk, EventName.JOURNAL_FAILED, f"erased seals are still on the disk: {error.message}")
+        return
+    if not is_erased:
+        said = "another process reads the journal at this moment: erased seals stay on the disk until a later sweep"
+        _tell(desk, EventName.ERASURE_DELAYED, said)
+
+
+def _finished(desk: Desk, policy: str, report: Report, lasted_s: float, *, is_whole: bool) -> Event:
+    """Return what a sweep came to for one policy: the worst of its outcomes."""
+    outcomes = Counter(r.outcome for r in report.results if r.policy == policy and r.outcome is not None)
+    is_refused = any(refusal.policy == policy for refusal in report.plan.refused)
+    worst = next((outcome for outcome in _WORST if outcomes[outcome]), Outcome.SETTLED)
+    said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "nothing was done"
+    return replace(
+        _about(desk, EventName.SWEEP_FINISHED, policy, said if is_whole else f"{said}; it ended early"),
+        outcome=worst if is_whole and not is_refused else Outcome.FAILED,
+        duration_s=lasted_s,
+    )
 
 
 def _planned(desk: Desk, policies: Sequence[Policy], accepted: str | None) -> Plan:
@@ -116,7 +150,7 @@ def _in_waves(desk: Desk, admitted: Sequence[Candidate]) -> Iterator[Result]:
             return
         bad: set[str] = set()
         for result in run(desk, [_work(desk, row) for row in batch]):
-            if result.outcome in _BAD:
+            if result.outcome in _WORST:
                 bad.add(result.policy)
             yield result
         for name in bad & queues.keys():
@@ -148,14 +182,21 @@ Work = Callable[[], Result | None]
 
 
 def _recovery(desk: Desk, listed: Rotation) -> Work:
-    def work() -> Result | None:
-        try:
-            attempt = claimed(desk, listed)
-            return attempt.recover() if attempt is not None else None
-        except RotatorError as error:
-            return replace(_waiting(listed), message=error.message)
+    def failed(error: RotatorError) -> Result:
+        return replace(_waiting(listed), message=error.message)
 
-    return work
+    return _bounded(lambda: _recovered(desk, listed), failed)
+
+
+def _recovered(desk: Desk, listed: Rotation) -> Result | None:
+    attempt = claimed(desk, listed)
+    if attempt is None:
+        return None
+    try:
+        return attempt.recover()
+    finally:
+        with suppress(RotatorError):  # the journal is full or locked: our end frees it
+            desk.journal.release(listed.id)
 
 
 def claimed(desk: Desk, listed: Rotation) -> Attempt | None:
@@ -163,9 +204,14 @@ def claimed(desk: Desk, listed: Rotation) -> Attempt | None:
     rotation = desk.journal.claim(listed.id)
     if rotation is None:
         return None
-    known = desk.journal.lineages(rotation.provider, [rotation.lineage]).get(rotation.lineage)
-    lineage = known or Lineage(rotation.provider, rotation.lineage, rotation.token_id, rotation.name)
-    return Attempt(desk, rotation, lineage, recovering(desk, rotation))
+    try:
+        known = desk.journal.lineages(rotation.provider, [rotation.lineage]).get(rotation.lineage)
+        lineage = known or Lineage(rotation.provider, rotation.lineage, rotation.token_id, rotation.name)
+        return Attempt(desk, rotation, lineage, recovering(desk, rotation))
+    except BaseException:
+        with suppress(RotatorError):
+            desk.journal.release(rotation.id)
+        raise
 
 
 def _work(desk: Desk, row: Candidate) -> Work:
@@ -175,17 +221,25 @@ def _work(desk: Desk, row: Candidate) -> Work:
 def guarded(desk: Desk, row: Candidate, act: Callable[[Desk, Candidate], Result | None]) -> Work:
     """Return the work on one token; its failure becomes a result, for it must not stop the others."""
 
+    def failed(error: RotatorError) -> Result:
+        _tell_failure(desk, row, error.message)
+        dead = isinstance(error, CredentialRejected)
+        return left(row, Outcome.FAILED, error.message, credential_dead=dead)
+
+    return _bounded(lambda: act(desk, row), failed)
+
+
+def _bounded(act: Work, failed: Callable[[RotatorError], Result]) -> Work:
+    """Return the work on one token; whatever it raises becomes a result."""
+
     def work() -> Result | None:
         try:
-            return act(desk, row)
+            return act()
         except RotatorError as error:
-            _tell_failure(desk, row, error.message)
-            dead = isinstance(error, CredentialRejected)
-            return left(row, Outcome.FAILED, error.message, credential_dead=dead)
+            return failed(error)
         except Exception as error:  # noqa: BLE001 - boundary "token": one token must not stop the others
-            message = f"unexpected {type(error).__name__}; the journal has the state, the next sweep goes on from it"
-            _tell_failure(desk, row, message)
-            return left(row, Outcome.FAILED, message)
+            said = f"unexpected {type(error).__name__}; the journal has the state, the next sweep goes on from it"
+            return failed(Temporary(said))
 
     return work
 
@@ -213,6 +267,13 @@ def _unless_stopped(desk: Desk, work: Work) -> Result | None:
     return None if desk.stop.is_set() else work()
 
 
+def homeless(rotation: Rotation) -> Result:
+    """Return what an open rotation comes to whose provider the config no longer knows."""
+    name = rotation.provider
+    said = f"the provider {name} is no longer configured; its seal is kept; put [providers.{name}] back"
+    return replace(_waiting(rotation), message=said)
+
+
 def _waiting(rotation: Rotation) -> Result:
     return Result(
         rotation.token_id,
@@ -236,5 +297,18 @@ def _tell_failure(desk: Desk, row: Candidate, message: str) -> None:
     desk.emit(event)
 
 
+def _tell(desk: Desk, name: EventName, message: str) -> None:
+    desk.emit(_about(desk, name, "", message))
+
+
 def _announce(desk: Desk, name: EventName, policy: str, message: str) -> None:
-    desk.record(Event(name=name, at=desk.clock.now(), provider=desk.provider.name, policy=policy, message=message))
+    desk.record(_about(desk, name, policy, message))
+
+
+def _note(desk: Desk, events: Sequence[Event]) -> None:
+    if events:
+        note(desk.journal, desk.emit, *events)
+
+
+def _about(desk: Desk, name: EventName, policy: str, message: str = "") -> Event:
+    return Event(name=name, at=desk.clock.now(), provider=desk.provider.name, policy=policy, message=message)

@@ -77,15 +77,17 @@ class Instances:
 
     Args:
         folder: Created 0700 if missing.
+        lock: Between processes: a file that exists, but is not locked yet, must not be taken for that of a dead one.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lock: FileLock) -> None:
         self._folder = folder
         folder.mkdir(mode=0o700, exist_ok=True)
         self.me = uuid.uuid4().hex[:12]
-        self._descriptor = os.open(folder / self.me, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        self._sweep_out()
+        with lock.held():
+            self._descriptor = os.open(folder / self.me, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            self._sweep_out()
 
     def alive(self, instance: str) -> bool:
         """Whether the process that called itself so still runs."""
@@ -96,7 +98,7 @@ class Instances:
         except FileNotFoundError:
             return False
         try:
-            return not try_lock(descriptor)
+            return not try_lock(descriptor, fcntl.LOCK_SH)  # two that ask at once are no sign of life
         finally:
             os.close(descriptor)
 
@@ -111,10 +113,10 @@ class Instances:
                 (self._folder / name).unlink(missing_ok=True)
 
 
-def try_lock(descriptor: int) -> bool:
-    """Take an exclusive lock on an open file if nobody holds it."""
+def try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Take a lock on an open file, exclusive unless said otherwise, if nobody holds one that excludes it."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

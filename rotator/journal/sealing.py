@@ -126,11 +126,11 @@ class Fingerprints:
 
     def of(self, secret: Secret) -> str:
         """Return `keyid:hex`."""
-        return f"{self.id}:{hmac.new(self._key, secret.reveal().encode(), hashlib.sha256).hexdigest()}"
+        return f"{self.id}:{hmac.new(self._key, secret.encoded(), hashlib.sha256).hexdigest()}"
 
     def mac(self, text: str) -> str:
         """Return 32 hex digits over a text that is no secret; never equal to a fingerprint of it."""
-        return hmac.new(self._key, b"mac\0" + text.encode(), hashlib.sha256).hexdigest()[:32]
+        return hmac.new(self._key, b"mac\0" + text.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()[:32]
 
 
 def key_id_of(sealed: bytes) -> bytes:

@@ -33,6 +33,8 @@ from rotator.secret import Secret
 MINIMUM_FREE_BYTES = 4 * 1024 * 1024
 _FINGERPRINT = ("journal", "fingerprint key")  # the associated data of the sealed fingerprint key
 _CHUNK = 500
+_BUSY_S = 10
+_READERS_MS = 1000  # how long erasing waits for readers: other processes wait for the lock meanwhile
 
 
 class Reader:
@@ -64,6 +66,11 @@ class Reader:
         """See `ports.Journal`."""
         sql = "SELECT body FROM rotations WHERE provider = ? AND closed_at IS NULL ORDER BY opened_at, rotation_id"
         return [decode(body, Rotation) for (body,) in self._rows(sql, (provider,))]
+
+    def all_open_rotations(self) -> Sequence[Rotation]:
+        """Return the open rotations of every provider, also of those that the config no longer knows."""
+        sql = "SELECT body FROM rotations WHERE closed_at IS NULL ORDER BY opened_at, rotation_id"
+        return [decode(body, Rotation) for (body,) in self._rows(sql, ())]
 
     def place_owners(self, places: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], tuple[str, str]]:
         """See `ports.Journal`."""
@@ -183,7 +190,7 @@ class SqliteJournal(Reader):
         with self._lock.held():
             migrate(self._writing, str(path))
             self._fingerprints = Fingerprints(self._fingerprint_key(path))
-        self._instances = Instances(path.with_name(path.name + ".instances"))
+        self._instances = Instances(path.with_name(path.name + ".instances"), self._lock)
         self._numbers = itertools.count(1)
         self._held: dict[str, str] = {}
         self._proven: Recent[object] = Recent(monotonic)
@@ -283,7 +290,7 @@ class SqliteJournal(Reader):
         sealed = None
         if write.rotation is not None and write.secret is not None:
             mint_id, token_id = write.rotation.mint_id, write.rotation.minted_token_id
-            sealed = self._keyring.seal(write.secret.reveal().encode(), mint_id, token_id)
+            sealed = self._keyring.seal(write.secret.encoded(), mint_id, token_id)
 
         def change(connection: sqlite3.Connection) -> bool:
             if write.rotation is not None:
@@ -307,7 +314,7 @@ class SqliteJournal(Reader):
         rows = self._rows("SELECT sealed FROM rotations WHERE rotation_id = ?", (rotation.id,))
         if not rows or rows[0][0] is None:
             raise NotFound(f"the journal holds no sealed secret for rotation {rotation.id}")
-        return Secret(self._keyring.open(rows[0][0], rotation.mint_id, rotation.minted_token_id).decode())
+        return Secret.decoded(self._keyring.open(rows[0][0], rotation.mint_id, rotation.minted_token_id))
 
     def fingerprint(self, secret: Secret) -> str:
         """See `ports.Journal`."""
@@ -324,11 +331,14 @@ class SqliteJournal(Reader):
             raise Temporary(f"less than {MINIMUM_FREE_BYTES >> 20} MiB are free for the journal in {self._path.parent}")
         self._proven.get("", lambda: self._writer.submit(Job(_heartbeat, durable=False)))
 
-    def erase(self) -> None:
+    def erase(self) -> bool:
         """See `ports.Journal`."""
         with self._lock.held():
             try:
-                self._writing.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                self._writing.execute(f"PRAGMA busy_timeout = {_READERS_MS}").fetchall()
+                [(busy, _, _)] = self._writing.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                self._writing.execute(f"PRAGMA busy_timeout = {_BUSY_S}000").fetchall()
+                return not busy
             except sqlite3.Error as error:
                 raise translated(error) from None
 
@@ -443,7 +453,11 @@ def _create(path: Path) -> None:
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=10, isolation_level=None, check_same_thread=False
+        f"{path.resolve().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=_BUSY_S,
+        isolation_level=None,
+        check_same_thread=False,
     )
     if mode == "ro":
         connection.execute("PRAGMA query_only = ON")

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from rotator.audit import Head
-from rotator.errors import AuditUnavailable, RotatorError
+from rotator.errors import AuditUnavailable, RotatorError, Temporary
 from rotator.events import Event
 from rotator.journal.lock import FileLock
 from rotator.journal.rows import decode, encode, translated
@@ -54,7 +54,7 @@ class Writer:
         connection: In autocommit mode, usable from another thread.
         lock: Between processes.
         trail: The audit; its head is kept in the journal.
-        on_audit_failure: Told, once a batch, that lines are missing.
+        on_audit_failure: Told, once a batch, that lines are missing; what it raises is swallowed.
     """
 
     def __init__(
@@ -66,18 +66,20 @@ class Writer:
         self._on_audit_failure = on_audit_failure
         self._level = ""
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._gate = threading.Lock()
+        self._has_ended = False
         self._thread = threading.Thread(target=self._loop, name="journal", daemon=True)
         self._thread.start()
 
     def submit(self, job: Job) -> object:
-        """Wait until the change is committed; raises what it raised."""
-        self._queue.put(job)
+        """Wait until the change is committed; raises what it raised, Temporary if the journal is closed."""
+        self._put(job)
         return job.result.result()
 
     def submit_all(self, jobs: Sequence[Job]) -> list[object]:
         """Wait until all changes are committed, in as few commits as it takes; raises what the first of them raised."""
         for job in jobs:
-            self._queue.put(job)
+            self._put(job)
         return [job.result.result() for job in jobs]
 
     def close(self) -> None:
@@ -85,29 +87,42 @@ class Writer:
         self._queue.put(None)
         self._thread.join()
 
+    def _put(self, job: Job) -> None:
+        with self._gate:
+            if self._has_ended:
+                _fail([job], Temporary("the journal is closed"))
+            else:
+                self._queue.put(job)
+
     def _loop(self) -> None:
-        while (job := self._queue.get()) is not None:
-            batch, last = [job], False
-            while not self._queue.empty() and not last:
-                following = self._queue.get()
-                if following is None:
-                    last = True
-                else:
-                    batch.append(following)
-            self._commit(batch)
-            if last:
-                return
+        batch: list[Job] = []
+        try:
+            while batch := self._batch():
+                try:
+                    self._commit(batch)
+                except Exception as error:  # noqa: BLE001 - boundary "job": a dead writer would leave workers waiting
+                    _fail(batch, translated(error))
+        finally:
+            with self._gate:
+                self._has_ended = True
+            while not self._queue.empty():
+                batch += [job for job in [self._queue.get()] if job is not None]
+            _fail(batch, Temporary("the journal is closed"))
+
+    def _batch(self) -> list[Job]:
+        """Wait for jobs and return all that are queued; nothing once it is closed."""
+        batch: list[Job] = []
+        while not batch or not self._queue.empty():
+            job = self._queue.get()
+            if job is None:
+                self._queue.put(None)  # found again by the next call
+                return batch
+            batch.append(job)
+        return batch
 
     def _commit(self, batch: list[Job]) -> None:
-        try:
-            with self._lock.held():
-                missing = self._transaction(batch)
-        except Exception as error:  # noqa: BLE001 - boundary "job": a dead writer would leave every worker waiting
-            failure = translated(error)
-            for job in batch:
-                if not job.result.done():
-                    job.result.set_exception(failure)
-            return
+        with self._lock.held():
+            missing = self._transaction(batch)
         if missing:
             self._on_audit_failure(missing)
 
@@ -176,6 +191,12 @@ class Writer:
         last = decode(row[0], Head) if row else None
         head = self._trail.append(events, last, durable)
         self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('audit_head', ?)", (encode(head),))
+
+
+def _fail(jobs: Sequence[Job], error: RotatorError) -> None:
+    for job in jobs:
+        if not job.result.done():
+            job.result.set_exception(error)
 
 
 def _came_to_nothing(outcome: object) -> bool:

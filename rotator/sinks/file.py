@@ -291,7 +291,7 @@ def keyed_kind(content: bytes) -> str:
 
 def _merged(target: _Target, content: bytes, mint: Mint) -> bytes:
     if target.format not in _KEYED:
-        return mint.secret.reveal().encode("utf-8", "surrogatepass")
+        return mint.secret.encoded()
     fields = render_fields(target.fields, mint, target.facts)
     if target.format == "env" and (key := _env.unwritable(fields)):
         raise Permanent(_unwritable(key))

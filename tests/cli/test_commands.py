@@ -1,5 +1,8 @@
 """The commands as users run them: results, exit codes, and one clear sentence for what is wrong."""
 
+import contextlib
+import hashlib
+import io
 import json
 import os
 import signal
@@ -12,6 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from rotator.app import opened
+from rotator.engine.desk import note
+from rotator.engine.sweep import sweep as run_sweep
+from rotator.errors import Temporary
+from rotator.events import Event, EventName
+from rotator.model import Outcome
 from rotator.sandbox import Fault, SandboxConfig
 from tests.lab import Lab, lab, write_secret
 
@@ -259,3 +268,72 @@ def test_debug_alone_shows_tracebacks(bench: Lab) -> None:
     )  # fmt: skip
     assert "Traceback" in run.stderr
     assert "a.b.c" not in run.stderr
+
+
+def unheard(bench: Lab) -> subprocess.CompletedProcess[str]:
+    """Sweep with a standard error that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "rotator", "sweep", "--json", "--config", str(bench.config_path)]
+    try:
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=writing, text=True, check=False, timeout=60)
+    finally:
+        os.close(writing)
+
+
+def test_an_error_that_nobody_reads_still_decides_the_exit_code(bench: Lab) -> None:
+    """A dead credential exits 5, and the JSON names it, whether or not its sentence reached anybody."""
+    break_credential(bench)
+    run = unheard(bench)
+    assert (run.returncode, len(json.loads(run.stdout)["errors"])) == (5, 1)
+
+
+def test_a_broken_standard_error_stops_no_rotation(bench: Lab) -> None:
+    """`rotator sweep 2>&1 | head`: nobody reads the log any more, and every due token is rotated all the same."""
+    due = set(bench.due_ids())
+    run = unheard(bench)
+    assert run.returncode == 0
+    assert {row["token_id"] for row in json.loads(run.stdout)["settled"]} == due
+
+
+class Broken(io.StringIO):
+    """A stream that nobody reads."""
+
+    def write(self, text: str) -> int:
+        """Refuse."""
+        raise BrokenPipeError
+
+
+def test_a_listener_that_fails_stops_no_rotation(bench: Lab) -> None:
+    """A listener may raise, and standard error be broken as well: the engine does not notice."""
+
+    def failing(event: Event) -> None:
+        raise RuntimeError(event.name)
+
+    due = set(bench.due_ids())
+    with contextlib.redirect_stderr(Broken()), opened(bench.config, "test", [failing], writing=True) as app:
+        report = run_sweep(app.desks[0], app.desks[0].policies, None, lambda _: True)
+    assert {result.token_id for result in report.results if result.outcome is Outcome.SETTLED} == due
+
+
+def test_every_sweep_is_in_the_audit_with_the_digest_of_its_config(bench: Lab) -> None:
+    """config_loaded, sweep_started and sweep_finished are audited also where nothing is due; the log stays silent."""
+    rotator(bench, "sweep")
+    before = len((bench.folder / "audit.jsonl").read_text().splitlines())
+    ran = rotator(bench, "sweep")
+    rows = [json.loads(line) for line in (bench.folder / "audit.jsonl").read_text().splitlines()[before:]]
+    assert [row["event"] for row in rows] == ["config_loaded", "sweep_started", "sweep_finished"]
+    assert hashlib.sha256(bench.config_path.read_bytes()).hexdigest() in rows[0]["message"]
+    assert (rows[2]["policy"], rows[2]["outcome"], ran.stderr) == ("services", "settled", "")
+
+
+def test_a_journal_that_is_full_does_not_stop_a_sweep_at_its_first_line(bench: Lab) -> None:
+    """Where the start of a sweep cannot be noted, that is told and the sweep goes on to recover what it can."""
+    told: list[Event] = []
+
+    class Full:
+        def write(self, _: object) -> None:
+            raise Temporary("the journal is full")
+
+    note(Full(), told.append, Event(name=EventName.SWEEP_STARTED, at=datetime.now(UTC)))  # type: ignore[arg-type]
+    assert [(event.name, event.message) for event in told] == [(EventName.JOURNAL_FAILED, "the journal is full")]

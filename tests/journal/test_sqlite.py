@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -17,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from rotator.audit import AuditFile, Author, verify
+from rotator.audit import AuditFile, Author, Head, verify
 from rotator.errors import AuditUnavailable, ConfigError, Permanent, RotatorError, Temporary
 from rotator.events import Event, EventName
-from rotator.journal.lock import FileLock, refuse_network_file_system
+from rotator.journal.lock import FileLock, Instances, refuse_network_file_system
 from rotator.journal.rows import translated
 from rotator.journal.sealing import Keyring, KeySource
 from rotator.journal.sqlite import Reader, SqliteJournal, open_journal
@@ -346,3 +347,100 @@ def test_every_failure_of_sqlite_is_translated() -> None:
             error.sqlite_errorcode = kind
             assert isinstance(translated(error), Temporary | Permanent)
             assert CANARY not in translated(error).message
+
+
+def test_a_sealed_secret_may_hold_lone_surrogates(tmp_path: Path) -> None:
+    """Whatever text the API called a secret is sealed and comes back."""
+    with opened(tmp_path) as journal:
+        assert journal.open(rotation(), lineage(), (fact(),))
+        sealed = rotation(state=State.MINTED, mint_id="m1")
+        journal.write(Write(rotation=sealed, secret=Secret("\ud800")))
+        assert journal.secret(sealed) == Secret("\ud800")
+
+
+class Full:
+    """An audit that takes nothing."""
+
+    def append(self, events: object, last: object, durable: object) -> Head:
+        """Refuse."""
+        raise AuditUnavailable("full")
+
+
+def test_the_journal_survives_a_broken_report_of_a_missing_audit_line(tmp_path: Path) -> None:
+    """When telling that lines are missing fails too, the next write is done all the same."""
+    told = []
+
+    def broken(message: str) -> None:
+        told.append(message)
+        raise BrokenPipeError
+
+    journal = open_journal(tmp_path / "rotator.db", keys(tmp_path), Full(), broken)
+    done = []
+    writes = threading.Thread(
+        target=lambda: done.extend(journal.write(Write(events=(fact(),))) is None for _ in range(2)), daemon=True
+    )
+    writes.start()
+    writes.join(10)
+    journal.close()  # what is told after a commit is told by then
+    assert (done, told) == ([True, True], ["full", "full"])
+
+
+def test_a_closed_journal_refuses_instead_of_hanging(tmp_path: Path) -> None:
+    """A write that comes after the end fails at once."""
+    with opened(tmp_path) as journal:
+        pass
+    failed: list[RotatorError] = []
+
+    def late() -> None:
+        try:
+            journal.write(Write(events=(fact(),)))
+        except RotatorError as error:
+            failed.append(error)
+
+    writes = threading.Thread(target=late, daemon=True)
+    writes.start()
+    writes.join(10)
+    assert [error.message for error in failed] == ["the journal is closed"]
+
+
+def test_instances_that_start_at_once_all_live(tmp_path: Path) -> None:
+    """However many start and end at the same moment, none takes another, living one for dead."""
+
+    def start_often(_: int) -> list[bool]:
+        lock = FileLock(tmp_path / "lock")
+        living = []
+        for _ in range(40):
+            mine = Instances(tmp_path / "instances", lock)
+            living.append((tmp_path / "instances" / mine.me).exists())
+            mine.close()
+        lock.close()
+        return living
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(all(living) for living in pool.map(start_often, range(8)))
+
+
+def test_two_that_ask_at_once_whether_a_dead_instance_lives_both_hear_no(tmp_path: Path) -> None:
+    """Asking is no sign of life: a file that others only look at belongs to nobody."""
+    lock = FileLock(tmp_path / "lock")
+    mine = Instances(tmp_path / "instances", lock)
+    dead = tmp_path / "instances" / "dead"
+    dead.touch()
+    with dead.open() as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        assert not mine.alive("dead")
+    mine.close()
+    lock.close()
+
+
+def test_erasing_says_that_a_reader_kept_it_from_emptying_the_log(tmp_path: Path) -> None:
+    """While somebody reads, an erased seal's ciphertext may still be in the WAL; afterwards it is gone."""
+    with opened(tmp_path) as journal:
+        assert journal.erase()
+        reader = sqlite3.connect(tmp_path / "rotator.db", isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM rotations").fetchall()
+        minted(journal)
+        assert not journal.erase()
+        reader.close()
+        assert journal.erase()

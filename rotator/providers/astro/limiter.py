@@ -18,6 +18,7 @@ from rotator.secret import Secret
 
 SHARE = 0.96  # of the documented limit
 PATIENCE = timedelta(minutes=1)  # nobody holds a lock or a lease for longer than this only to wait for a turn
+_EARLY_S = 0.05  # a sleep that ends sooner than this before its time was interrupted
 _KEPT = 256  # limiters of credentials that nobody used lately
 
 
@@ -41,13 +42,20 @@ class Limiter:
         """Block until it is this caller's turn.
 
         Raises:
-            Throttled: The turn would come later than `PATIENCE` allows; none was taken.
+            Throttled: The turn would come later than `PATIENCE` allows, or we are to stop in a pause that the server
+                asked for.
         """
         delay = self._turn(method)
         while delay > 0:
+            due = self._clock.monotonic() + delay
             self._clock.sleep(timedelta(seconds=delay, microseconds=1))
-            # who slept while somebody met a 429 waits again, for a new turn
-            delay = self._turn(method) if self.paused() else 0.0
+            if not self.paused():
+                return
+            left = due - self._clock.monotonic()
+            if left > _EARLY_S:
+                pause = timedelta(seconds=left)
+                raise Throttled(f"we are to stop, and the API asked us to pause; {round(left)} s of it are left", pause)
+            delay = self._turn(method)  # somebody met a 429 while we slept: a new turn
 
     def slow_down(self, pause: timedelta) -> None:
         """Hold everybody back: the server said that we are too fast."""
