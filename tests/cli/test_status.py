@@ -116,7 +116,7 @@ def test_a_provider_that_no_policy_uses_any_more_is_not_forgotten(bench: Lab) ->
     edit(bench, "[providers.astro]", "[providers.renamed]")
     left = [row for row in told(bench, "status")["tokens"] if row["state"] == "in_doubt"]
     assert [row["token_id"] for row in left] == [due]
-    assert "no policy uses the provider astro" in left[0]["message"]
+    assert "put [providers.astro] back" in left[0]["message"]
 
 
 def test_a_token_that_was_deleted_by_hand_is_gone(bench: Lab) -> None:
