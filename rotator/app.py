@@ -153,7 +153,7 @@ def provider(config: Config, name: str, emit: Emit, clock: Clock) -> AstroProvid
         name,
         table.organization_id,
         table.api_version,
-        Endpoint(table.base_url.rstrip("/"), table.timeout, table.ca_bundle, table.proxy),
+        Endpoint(table.base_url.rstrip("/"), table.timeout, table.ca_bundle, table.proxy, config.engine.workers),
         table.rate.model_dump(),
     )
     return AstroProvider(settings, credentials, clock, emit, random.Random())  # noqa: S311 - spreads retries

@@ -93,7 +93,9 @@ class Bar:
 
 
 def _word(event: Event) -> str | None:
-    """Return what an event says of its token; None if nothing."""
+    """Return what an event says of its token; None if nothing, or if it is about no token."""
+    if not event.token_id:
+        return None
     if event.outcome is not None:
         return _SETTLED if event.outcome is Outcome.SETTLED else _FAILED
     return _WORDS.get(event.name)

@@ -39,6 +39,11 @@ class Settings:
     late_window: timedelta = timedelta(minutes=2)
     drift_check: timedelta = timedelta(hours=24)
 
+    @property
+    def rotations(self) -> int:
+        """How many are under way at a time: they wait for journal and sinks as long as for the API's calls."""
+        return self.workers * 2
+
 
 class Facts(TypedDict, total=False):
     """What else an event may say; see `Event`."""

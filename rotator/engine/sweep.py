@@ -247,10 +247,10 @@ def _bounded(act: Work, failed: Callable[[RotatorError], Result]) -> Work:
 def run(desk: Desk, work: Sequence[Work]) -> Iterator[Result]:
     """Run in a bounded pool; stop claiming when told to, or when our own credential is dead."""
     queue = iter(work)
-    with ThreadPoolExecutor(desk.settings.workers, thread_name_prefix="rotation") as pool:
+    with ThreadPoolExecutor(desk.settings.rotations, thread_name_prefix="rotation") as pool:
         running: set[Future[Result | None]] = set()
         while True:
-            room = desk.settings.workers * 2 - len(running)
+            room = desk.settings.rotations * 2 - len(running)
             fresh = () if desk.stop.is_set() else itertools.islice(queue, room)
             running |= {pool.submit(_unless_stopped, desk, item) for item in fresh}
             if not running:

@@ -77,12 +77,14 @@ class Endpoint:
         timeout: For connecting, sending and each wait for more; see the module.
         ca_bundle: A PEM file; empty for the system's.
         proxy: A proxy URL; empty for none. The environment is never asked.
+        calls: How many may be under way at a time.
     """
 
     base_url: str
     timeout: timedelta = timedelta(seconds=30)
     ca_bundle: str = ""
     proxy: str = ""
+    calls: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,7 @@ class AstroHttp:
         self._dice = dice
         self._base_url = endpoint.base_url.rstrip("/")
         self._timeouts = httpx.Timeout(self._timeout_s, connect=min(_CONNECT_S, self._timeout_s)).as_dict()
-        self._transports = _Transports(make)
+        self._transports = _Transports(make, endpoint.calls)
         self._skew: timedelta | None = None
 
     @property
@@ -266,11 +268,12 @@ class AstroHttp:
 class _Transports:
     """Idle connections: each call takes one for itself, and leaves it for the next.
 
-    There are never more than calls were under way at once, and threads may come and go.
+    There are never more than `most`; who comes when all are lent waits. Threads may come and go.
     """
 
-    def __init__(self, make: Callable[[], httpx.BaseTransport]) -> None:
+    def __init__(self, make: Callable[[], httpx.BaseTransport], most: int) -> None:
         self._make = make
+        self._free = threading.Semaphore(most)
         self._lock = threading.Lock()
         self._idle: list[httpx.BaseTransport] = []
         self._is_closed = False
@@ -278,18 +281,19 @@ class _Transports:
     @contextmanager
     def one(self) -> Iterator[httpx.BaseTransport]:
         """Lend one to one call."""
-        with self._lock:
-            transport = self._idle.pop() if self._idle else None
-        transport = transport or self._make()
-        try:
-            yield transport
-        finally:
+        with self._free:
             with self._lock:
-                keep = not self._is_closed
-                if keep:
-                    self._idle.append(transport)
-            if not keep:
-                transport.close()
+                transport = self._idle.pop() if self._idle else None
+            transport = transport or self._make()
+            try:
+                yield transport
+            finally:
+                with self._lock:
+                    keep = not self._is_closed
+                    if keep:
+                        self._idle.append(transport)
+                if not keep:
+                    transport.close()
 
     def close(self) -> None:
         """Close the idle ones now and the others when they come back."""

@@ -463,9 +463,17 @@ def test_a_rotate_that_may_have_left_is_in_doubt_and_leaves_once(serve: Callable
 
 def test_a_rotate_on_a_connection_that_the_server_closed_is_sent_once() -> None:
     """An idle connection that ended in the meantime is replaced before anything is sent, not after."""
-    with server(reply(MINTED)) as (port, accepted), provider_at(endpoint(port)) as provider:
+    closed = threading.Semaphore(0)
+
+    def serve(connection: socket.socket) -> None:
+        reply(MINTED)(connection)
+        connection.close()
+        closed.release()
+
+    with server(serve) as (port, accepted), provider_at(endpoint(port)) as provider:
         for _ in range(3):
             assert provider.rotate(REF).secret == Secret("a.b.c")
+            assert closed.acquire(timeout=10)
         assert len(accepted) == 3
 
 
