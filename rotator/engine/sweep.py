@@ -7,10 +7,11 @@ stops everything, and that a failed wave holds back the next ones of its policy.
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from queue import SimpleQueue
 
 from rotator.engine.beginning import begin, left
 from rotator.engine.deciding import plan
@@ -246,21 +247,23 @@ def _bounded(act: Work, failed: Callable[[RotatorError], Result]) -> Work:
 
 def run(desk: Desk, work: Sequence[Work]) -> Iterator[Result]:
     """Run in a bounded pool; stop claiming when told to, or when our own credential is dead."""
-    queue = iter(work)
+    waiting = iter(work)
+    done: SimpleQueue[Future[Result | None]] = SimpleQueue()
+    running = 0
     with ThreadPoolExecutor(desk.settings.rotations, thread_name_prefix="rotation") as pool:
-        running: set[Future[Result | None]] = set()
         while True:
-            room = desk.settings.rotations * 2 - len(running)
-            fresh = () if desk.stop.is_set() else itertools.islice(queue, room)
-            running |= {pool.submit(_unless_stopped, desk, item) for item in fresh}
+            room = desk.settings.rotations * 2 - running
+            for item in () if desk.stop.is_set() else itertools.islice(waiting, room):
+                pool.submit(_unless_stopped, desk, item).add_done_callback(done.put)
+                running += 1
             if not running:
                 return
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for result in [future.result() for future in done]:
-                if result is not None:
-                    if result.credential_dead:
-                        desk.stop.set()
-                    yield result
+            result = done.get().result()
+            running -= 1
+            if result is not None:
+                if result.credential_dead:
+                    desk.stop.set()
+                yield result
 
 
 def _unless_stopped(desk: Desk, work: Work) -> Result | None:
