@@ -103,7 +103,7 @@ def result_row(result: Result) -> dict[str, object]:
         "scope": result.scope,
         "policy": result.policy,
         "strategy": str(result.strategy),
-        "reason": str(result.reason),
+        "reason": str(result.reason or "retire"),
         "message": result.message,
         "rotation_id": result.rotation_id,
         "deliveries": list(result.locations),

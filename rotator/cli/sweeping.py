@@ -281,7 +281,15 @@ def _print_plan(plans: Sequence[Plan]) -> None:
 
 def _print_results(results: Sequence[Result], plans: Sequence[Plan]) -> None:
     rows = [
-        (r.name, r.scope, r.policy, str(r.reason), str(r.outcome or "skipped"), "\n".join(r.locations), r.message)
+        (
+            r.name,
+            r.scope,
+            r.policy,
+            str(r.reason or "retire"),
+            str(r.outcome or "skipped"),
+            "\n".join(r.locations),
+            r.message,
+        )
         for r in results
     ]
     console = render.console()
@@ -290,7 +298,9 @@ def _print_results(results: Sequence[Result], plans: Sequence[Plan]) -> None:
         shown = columns if any(row[-1] for row in rows) else columns[:-1]
         console.print(render.table("Rotated", shown, [row[: len(shown)] for row in rows]))
     groups = {name: len(found) for name, found in _grouped(results).items() if found}
-    said = ", ".join(f"{count} {name}" for name, count in groups.items()) or "nothing was due"
+    said = ", ".join(f"{count} {name}" for name, count in groups.items()) or (
+        "nothing was done" if any(made.refused for made in plans) else "nothing was due"
+    )
     skipped = ", ".join(f"{count} {skip}" for skip, count in sorted(_counts(plans).items())) or "none"
     console.print(f"{said}; skipped: {skipped}", markup=False)
     for made in plans:

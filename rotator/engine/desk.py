@@ -232,6 +232,7 @@ class Result:
     """What came of one token in one sweep.
 
     Attributes:
+        reason: Why it was due; None where an old member is ended.
         outcome: SETTLED, UNSETTLED, FAILED or QUARANTINED; None if it was left alone after a second look.
         posted: Whether a new secret was asked for. `retired`: whether an old member was ended instead.
         locations: `sink:location` of its deliveries.
@@ -242,7 +243,7 @@ class Result:
     name: str
     scope: str
     policy: str
-    reason: Reason
+    reason: Reason | None
     outcome: Outcome | None
     message: str
     rotation_id: str = ""

@@ -17,7 +17,7 @@ from rotator.engine.minting import Suspected, delete_orphan
 from rotator.errors import NotFound, Permanent, RotatorError, Temporary
 from rotator.events import EventName
 from rotator.marker import marker_in
-from rotator.model import Lineage, Outcome, Place, Reason, Retiring, Step, Strategy, Token
+from rotator.model import Lineage, Outcome, Place, Retiring, Step, Strategy, Token
 from rotator.planning import Candidate, Plan
 from rotator.ports import Provider
 
@@ -180,7 +180,7 @@ def _result(old: Retiring, outcome: Outcome | None, message: str, *, retired: bo
         old.name,
         str(old.scope),
         old.policy,
-        Reason.UNSETTLED,
+        None,
         outcome,
         message,
         old.rotation_id,
