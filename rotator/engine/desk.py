@@ -81,9 +81,9 @@ class Desk:
         """Return the sink's circuit breaker."""
         return self.breakers.setdefault(sink, Breaker(sink, self.clock))
 
-    def pool(self, sink: str) -> ThreadPoolExecutor:
-        """Return the sink's own threads, so that a slow one never blocks another."""
-        return self.pools.setdefault(sink, ThreadPoolExecutor(self.settings.workers, thread_name_prefix=f"sink-{sink}"))
+    def pool(self, name: str) -> ThreadPoolExecutor:
+        """Return the threads for one kind of work, kept as long as the desk: each sink has its own, so has looking."""
+        return self.pools.setdefault(name, ThreadPoolExecutor(self.settings.workers, thread_name_prefix=name))
 
     def close(self) -> None:
         """End the threads."""

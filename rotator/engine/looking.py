@@ -5,7 +5,6 @@ is remembered as a probe of ours: it must not pass for a consumer's use.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -119,8 +118,7 @@ def looked(desk: Desk, rows: Sequence[tuple[Candidate, Lineage | None]], known: 
     wanted = [at for at, (row, lineage) in enumerate(rows) if _is_time(row, lineage, known, every)]
     fresh: dict[int, Candidate] = {}
     if wanted:
-        with ThreadPoolExecutor(desk.settings.workers, thread_name_prefix="look") as pool:
-            found = list(pool.map(lambda at: _look_at(desk, *rows[at], known), wanted))
+        found = list(desk.pool("look").map(lambda at: _look_at(desk, *rows[at], known), wanted))
         fresh = {at: row for at, (row, _) in zip(wanted, found, strict=True)}
         if desk.writing:
             desk.remember_all([write for _, write in found if write is not None])

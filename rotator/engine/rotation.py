@@ -388,7 +388,7 @@ class Attempt:
         if len(pending) <= 1:
             done = {id(record): self._deliver_one(record, mint) for record in pending}
         else:
-            futures = [(r, self.desk.pool(r.place.sink).submit(self._deliver_one, r, mint)) for r in pending]
+            futures = [(r, self.desk.pool(f"sink-{r.place.sink}").submit(self._deliver_one, r, mint)) for r in pending]
             done = {id(record): future.result() for record, future in futures}
         if not pending:
             return
