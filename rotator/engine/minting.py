@@ -7,15 +7,16 @@ deleted, on full proof that it is ours and was never used.
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from rotator.claims import claims
 from rotator.engine.desk import Desk, ref_of, ref_of_minted
 from rotator.errors import NotFound, Permanent, RotatorError
 from rotator.events import EventName
 from rotator.marker import LONGEST, Marker, bound, marked, marker_in
-from rotator.model import Generation, Minted, NewToken, Role, Rotation, Scope, Strategy, Token
+from rotator.model import Generation, Minted, NewToken, Place, Role, Rotation, Scope, Strategy, Token
 from rotator.ports import Listing, Provider
 
 LATE_TWIN = timedelta(hours=24)  # how long a create without an answer is searched for
@@ -26,12 +27,14 @@ class Evidence:
     """What a look after a call without an answer showed.
 
     Attributes:
-        took_effect: A secret was made that nobody holds.
+        took_effect: A secret was made that did not reach us.
         generation: Of the token now.
+        delivered: Twins whose secret a sink may hold all the same: they end only after their replacement has settled.
     """
 
     took_effect: bool
     generation: Generation
+    delivered: tuple[str, ...] = ()
 
 
 class Minting(Protocol):
@@ -72,16 +75,37 @@ class Overlap:
         return provider.create(twin_of(desk, rotation))
 
     def look(self, desk: Desk, provider: Provider, rotation: Rotation) -> Evidence:
-        """See `Minting`. A twin that is found is deleted: nobody holds its secret."""
+        """See `Minting`. A twin that is found is deleted, for nobody holds its secret; unless a sink may."""
         token = provider.get(ref_of(rotation))
-        found = False
-        for twin in twins(provider, rotation):
-            marker = marker_in(twin.description)
-            if marker is not None and marker.post_id in (rotation.post_id, *rotation.doubts):
-                found = True
-                like = Suspected(rotation.name, rotation.scope, rotation.opened_at, rotation.policy)
-                delete_orphan(desk, provider, twin, replace(like, members=[rotation.token_id]))
-        return Evidence(found, token.generation)
+        like = Suspected(rotation.name, rotation.scope, rotation.opened_at, rotation.policy, (rotation.token_id,))
+        posts = (rotation.post_id, *rotation.doubts)
+        found = [twin for twin in twins(provider, rotation) if _post_of(twin) in posts]
+        places = [record.place for record in rotation.deliveries]
+        delivered = tuple(twin.id for twin in found if may_be_held(desk, places, twin))
+        for twin in found:
+            if twin.id not in delivered:
+                delete_orphan(desk, provider, twin, like)
+        return Evidence(bool(found), token.generation, delivered)
+
+
+def _post_of(twin: Token) -> str:
+    marker = marker_in(twin.description)
+    return marker.post_id if marker is not None else ""
+
+
+def may_be_held(desk: Desk, places: Sequence[Place], twin: Token) -> bool:
+    """Whether a sink holds a secret of this token, or cannot be asked: a process may have died after delivering."""
+    for place in places:
+        try:
+            held = desk.read_back(place).secret
+        except NotFound:
+            continue
+        except RotatorError:
+            return True
+        said = claims(held) if held is not None else None
+        if held is None or (said is not None and said.token_id == twin.id):
+            return True
+    return False
 
 
 MINTING: Mapping[Strategy, Minting] = {Strategy.IN_PLACE: InPlace(), Strategy.OVERLAP: Overlap()}

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from rotator.drift import Seen
 from rotator.engine.desk import Desk, Result, ref_of
 from rotator.engine.looking import PROBES, Look, look
-from rotator.engine.minting import Suspected, delete_orphan
+from rotator.engine.minting import Suspected, delete_orphan, may_be_held
 from rotator.errors import NotFound, Permanent, RotatorError, Temporary
 from rotator.events import EventName
 from rotator.marker import marker_in
@@ -211,6 +211,6 @@ def end_orphan(desk: Desk, row: Candidate) -> None:
     if lineage is None or marker is None:
         return
     for watch in lineage.watches:
-        if watch.post_id == marker.post_id:
+        if watch.post_id == marker.post_id and not may_be_held(desk, lineage.places, row.token):
             like = Suspected(lineage.name, lineage.scope, watch.intended_at, row.policy.name, lineage.members)
             delete_orphan(desk, desk.provider, row.token, like)

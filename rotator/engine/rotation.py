@@ -210,6 +210,8 @@ class Attempt:
             return False
         self.rotation = replace(self.rotation, missing_since=None)
         if evidence.took_effect:
+            for twin in evidence.delivered:
+                self.lineage = self._with_old(twin)
             self._save(
                 State.LOST,
                 EventName.ROTATION_LOST,
@@ -520,10 +522,13 @@ class Attempt:
     def _with_lost_twin(self) -> Lineage:
         """Return the lineage with a twin that shall never be used on its way out."""
         twin = self.rotation.successor
-        if not twin:
-            return self.lineage
-        old = self._retiring(twin, self.desk.clock.now(), AT_ONCE)
-        return replace(self.lineage, twin="", retiring=(*self.lineage.retiring, old))
+        return replace(self._with_old(twin), twin="") if twin else self.lineage
+
+    def _with_old(self, token_id: str) -> Lineage:
+        """Return the lineage with a member that ends as soon as every sink holds another one."""
+        old = self._retiring(token_id, self.desk.clock.now(), AT_ONCE)
+        others = tuple(member for member in self.lineage.retiring if member.token_id != token_id)
+        return replace(self.lineage, retiring=(*others, old))
 
     def _retiring(self, token_id: str, now: datetime, ending: Ending) -> Retiring:
         rotation = self.rotation

@@ -19,6 +19,7 @@ from rotator.errors import CredentialRejected, Forbidden, NotFound, OutcomeUnkno
 from rotator.events import EventName
 from rotator.model import Lineage, Outcome, Skip, State
 from rotator.ports import Write
+from rotator.sandbox import SandboxConfig
 from rotator.sandbox.store import Draft
 from tests.engine.test_own import holder, owning, second
 from tests.lab import Lab, lab
@@ -471,3 +472,47 @@ def test_a_doubt_outlives_the_leak_that_came_between(bench: Lab) -> None:
         jump(bench)
         bench.sweep()
     assert lives(bench, token_id)
+
+
+def test_a_twin_that_was_delivered_but_never_journalled_ends_after_its_replacement(bench: Lab) -> None:
+    """The process dies with the journal full right after delivering a twin: no consumer ever reads a dead secret."""
+    add(bench, 'strategy = "overlap"', 'grace = "30d"')
+    root, store = target(bench), bench.sandbox.store
+
+    def full(real: Callable[..., None], write: Write) -> None:
+        if write.rotation is not None and write.rotation.mint_id:
+            raise Temporary("no space left")
+        real(write)
+
+    class Death(BaseException):
+        """The process ends."""
+
+    dying = {"authenticate": refusing(Death())}  # type: ignore[arg-type]
+    with spoilt(bench, provider=dying, journal={"write": full}) as (_, desk), pytest.raises(Death):
+        sweep(desk)
+    first = store.authenticates_as(bench.delivered(root) or "")
+    assert first not in (None, root)
+    for number in range(3):
+        jump(bench)
+        bench.sweep()
+        assert lives(bench, root)
+        assert number or first in store.tokens  # not before another one has settled
+    assert store.authenticates_as(bench.delivered(root) or "") not in (first, root)
+    assert first not in store.tokens
+
+
+def test_looking_at_many_tokens_opens_few_connections(tmp_path: Path) -> None:
+    """Each page is looked at by the same threads: file descriptors do not grow with the number of tokens."""
+    with lab(tmp_path, sandbox=SandboxConfig(tokens=1500, limits=False), workers=4) as bench:
+        bench.config_path.write_text(bench.config_path.read_text().replace('"90d"', '"9000d"'))
+        with bench.app() as app:
+            sweep(app.desks[0])
+            opened = [link for fd in Path("/proc/self/fd").iterdir() if "rotator.db" in (link := _target(fd))]
+        assert 0 < len(opened) < 60
+
+
+def _target(fd: Path) -> str:
+    try:
+        return str(fd.readlink())
+    except OSError:
+        return ""
