@@ -41,11 +41,11 @@ def begin(desk: Desk, row: Candidate, *, revoke_first: bool = False) -> Result:
     with _through(desk, row) as provider:
         # The version read here is the lock: if anybody changes the lineage after this, the intent is not written.
         lineage = desk.lineage(row.token)
-        if row.decision.due is Reason.DRIFTED and fights(lineage, desk.clock.now()):
-            return _quarantined(desk, row, lineage)
         token = _look_again(desk, row, lineage)
         if token is None:
             return left(row, None, "no longer due at the second look")
+        if row.decision.due is Reason.DRIFTED and fights(lineage, desk.clock.now()):
+            return _quarantined(desk, row, lineage)
         rotation = _intended(desk, row, token, lineage)
         can_mint(desk, rotation)
         event = desk.event(EventName.ROTATION_INTENDED, rotation, step=Step.INTEND, message=row.decision.message)
