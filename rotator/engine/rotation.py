@@ -60,7 +60,7 @@ class Attempt:
 
     Attributes:
         provider: What it is done through: for our own credential another one than the desk's.
-        secret: The minted value while it is in memory; the journal has it sealed.
+        secret: The minted value while it is in memory; the journal has it sealed, unless it is `unsealed`.
         posts_now: POSTs sent by this drive.
         probed: When this drive authenticated as the new secret.
     """
@@ -70,6 +70,7 @@ class Attempt:
     lineage: Lineage
     provider: Provider
     secret: Secret | None = None
+    unsealed: bool = False
     posts_now: int = 0
     refusals_now: int = 0
     credential_dead: bool = False
@@ -151,7 +152,7 @@ class Attempt:
 
     def _minted(self, token: Token, secret: Secret) -> None:
         """Seal the new secret before anything else happens to it; without a journal, hold it and go on."""
-        self.secret = secret
+        self.secret, self.unsealed = secret, True
         rotation = replace(
             self.rotation,
             state=State.MINTED,
@@ -168,7 +169,7 @@ class Attempt:
         lineage = replace(self.lineage, minted_at=rotation.minted_at)
         event = self.desk.event(EventName.TOKEN_ROTATED, rotation, step=Step.MINT)
         self.rotation, self.lineage = rotation, self._shadow(lineage, rotation)
-        self._write(Write(rotation=self.rotation, lineage=self.lineage, secret=secret, events=(event,)))
+        self._write(Write(rotation=self.rotation, lineage=self.lineage, events=(event,)))
 
     # IN_DOUBT and LOST
 
@@ -538,9 +539,15 @@ class Attempt:
         return replace(lineage, open_state=rotation.state, open_message=rotation.message)
 
     def _write(self, write: Write) -> None:
-        """Journal after the fact: a failure is loud but must not stop a delivery of a secret we hold."""
+        """Journal after the fact: a failure is loud but must not stop a delivery of a secret we hold.
+
+        A seal that could not be written goes with the next write: without it no later process could finish.
+        """
+        if self.unsealed and write.rotation is not None and write.rotation.state.holds_secret:
+            write = replace(write, secret=self.secret)
         try:
             self.desk.journal.write(write)
+            self.unsealed = self.unsealed and write.secret is None
         except RotatorError as error:
             self.desk.emit(self.desk.event(EventName.JOURNAL_FAILED, self.rotation, message=error.message))
             if write.rotation is not None and write.rotation.closed_at is not None:
