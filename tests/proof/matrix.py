@@ -8,12 +8,11 @@ time passes; at the end, and at every step on the way, the promises must hold (`
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -333,19 +332,17 @@ def first_broken(bench: Bench, name: str) -> str:
     return ""
 
 
-@cache
-def memory() -> Path:
-    """Return a folder of our own, in memory where there is such a place."""
+@contextmanager
+def memory() -> Iterator[Path]:
+    """Yield a folder of our own for the block, in memory where there is such a place."""
     shared = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="rotator-proof-", dir=shared if shared.is_dir() else None))
+    with tempfile.TemporaryDirectory(prefix="rotator-proof-", dir=shared if shared.is_dir() else None) as name:
+        yield Path(name)
 
 
 def _work(job: tuple[str, int, int]) -> Tally:
-    folder = Path(tempfile.mkdtemp(dir=memory()))
-    try:
+    with memory() as folder:
         return scenario_tally(Bench(folder), *job)
-    finally:
-        shutil.rmtree(folder)
 
 
 def whole(workers: int = 2, parts: int = 4) -> tuple[list[Tally], float]:
@@ -353,19 +350,10 @@ def whole(workers: int = 2, parts: int = 4) -> tuple[list[Tally], float]:
     started = time.monotonic()
     jobs = [(name, part, parts) for name in SCENARIOS for part in range(parts)]
     tallies = {name: Tally(name) for name in SCENARIOS}
-    try:
-        with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
-            for found in pool.map(_work, jobs):
-                total = tallies[found.scenario]
-                for count in ("steps", "deaths", "faults", "both"):
-                    setattr(total, count, getattr(total, count) + getattr(found, count))
-                total.broken += found.broken
-    finally:
-        shutil.rmtree(memory(), ignore_errors=True)
-        memory.cache_clear()
+    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
+        for found in pool.map(_work, jobs):
+            total = tallies[found.scenario]
+            for count in ("steps", "deaths", "faults", "both"):
+                setattr(total, count, getattr(total, count) + getattr(found, count))
+            total.broken += found.broken
     return list(tallies.values()), time.monotonic() - started
-
-
-def kinds(names: Sequence[str]) -> Counter[str]:
-    """Count what was broken, by the letter of the promise."""
-    return Counter(name.rpartition(": ")[2][:3] for name in names)

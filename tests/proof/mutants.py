@@ -224,15 +224,14 @@ MUTANTS: Sequence[Mutant] = (
 )
 
 _TRY = """\
-import shutil, sys
+import sys
 from pathlib import Path
 from tests.proof.matrix import Bench, first_broken, memory
 import rotator
 assert Path(rotator.__file__).is_relative_to(Path.cwd())
-try:
-    found = next(filter(None, (first_broken(Bench(memory()), name) for name in sys.argv[1:])), "")
-finally:
-    shutil.rmtree(memory())
+with memory() as folder:
+    bench = Bench(folder)
+    found = next(filter(None, (first_broken(bench, name) for name in sys.argv[1:])), "")
 print(found)
 sys.exit(1 if found else 0)
 """
