@@ -62,14 +62,14 @@ _LATE_INTENT = """\
         return attempt.drive()
 """
 _SEALED = "        self._write(Write(rotation=self.rotation, lineage=self.lineage, events=(event,)))\n"
-_WRITTEN = """\
-            self.desk.journal.write(write)
-            self.unsealed = self.unsealed and write.secret is None
+_UNSEALED = "        unsealed = None if self.is_sealed else self.secret\n"
+_FOUND_INTENDED = """\
+        if self.rotation.state is State.INTENDED:
+            # The POST may have left"""
+_FIGHTS = """\
+        if row.decision.due in _BY_DRIFT and fights(lineage, desk.clock.now(), _BY_DRIFT[row.decision.due]):
+            return _quarantined(desk, row, lineage)
 """
-_OPENS = """\
-            if _is_open(connection, lineage) or _version(connection, lineage) != lineage.version:
-                return False
-            if self._is_held"""
 
 MUTANTS: Sequence[Mutant] = (
     Mutant(
@@ -89,8 +89,8 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         "a seal that could not be written is forgotten",
         "engine/rotation.py",
-        _WRITTEN,
-        "            self.unsealed = False\n            self.desk.journal.write(write)\n",
+        _UNSEALED,
+        _UNSEALED + "        self.is_sealed = True\n",
         ("rotation in place",),
     ),
     Mutant(
@@ -110,8 +110,8 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         "an intent that is found is posted without a doubt",
         "engine/rotation.py",
-        "        if self.rotation.state is State.INTENDED:\n",
-        "        if False:\n",
+        _FOUND_INTENDED,
+        _FOUND_INTENDED.replace("self.rotation.state is State.INTENDED", "False"),
         ("rotation in place",),
     ),
     Mutant(
@@ -138,28 +138,28 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         "the old member is deleted without a journalled intent",
         "engine/retiring.py",
-        "    desk.journal.write(Write(events=(intent,), must_audit=True))\n",
+        "    desk.record(intent, must_audit=True)\n",
         "",
         ("retirement after grace",),
     ),
     Mutant(
         "the seal is erased at UNSETTLED",
         "journal/sqlite.py",
-        "        if closed:\n",
-        '        if closed or rotation.state == "unsettled":\n',
+        "        elif sealed is not None:\n",
+        '        elif sealed is not None or rotation.state == "unsettled":\n',
         ("rotation in place",),
     ),
     Mutant(
         "the version of the lineage is ignored when a rotation opens",
         "journal/sqlite.py",
-        _OPENS,
-        _OPENS.replace(" or _version(connection, lineage) != lineage.version", ""),
+        "    return not is_open and version == lineage.version\n",
+        "    return not is_open\n",
         ("rotation in place",),
     ),
     Mutant(
         "a rotation that somebody alive holds is claimed",
         "journal/sqlite.py",
-        'if row is None or (row[0] and self._instances.alive(row[0].partition(":")[0])):',
+        "if row is None or (row[0] and self._is_at_work(row[0])):",
         "if row is None:",
         ("rotation in place",),
     ),
@@ -180,8 +180,8 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         "our own credential is ended while a reference yields it",
         "engine/retiring.py",
-        "    obstacle = _still_ours(provider, old)\n",
-        '    obstacle = ""\n',
+        "    obstacle = _still_ours(provider, old) or _in_use(",
+        "    obstacle = _in_use(",
         ("our only credential", "our old credential ends"),
     ),
     Mutant(
@@ -194,25 +194,30 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         "a twin is delivered without its roles",
         "engine/rotation.py",
-        "if self.rotation.successor and (obstacle := equip(self.provider, self.rotation)):",
-        'if obstacle := "":',
+        'obstacle = equip(self.provider, self.rotation) if self.rotation.successor else ""',
+        'obstacle = ""',
         ("overlap",),
     ),
     Mutant(
         "a drift that another process has mended counts as a fight",
         "engine/beginning.py",
         "        token = _look_again(desk, row, lineage)\n",
-        "        if row.decision.due is Reason.DRIFTED and fights(lineage, desk.clock.now()):\n"
-        "            return _quarantined(desk, row, lineage)\n"
-        "        token = _look_again(desk, row, lineage)\n",
+        _FIGHTS + "        token = _look_again(desk, row, lineage)\n",
         ("rotation for a drift",),
     ),
     Mutant(
         "a twin that nobody holds is left behind",
         "engine/minting.py",
-        "                delete_orphan(desk, provider, twin, rotation.opened_at, rotation.policy)\n",
+        "                delete_orphan(desk, provider, twin, replace(like, members=[rotation.token_id]))\n",
         "",
         ("overlap",),
+    ),
+    Mutant(
+        "an earlier generation counts as a later one",
+        "engine/proof.py",
+        "        return token.generation.is_past(suspect.made)\n",
+        "        return token.generation.moved_since(suspect.made)\n",
+        ("rotation in place",),
     ),
     Mutant(
         "our only credential is rotated in place",

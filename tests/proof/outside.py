@@ -130,6 +130,7 @@ class AstroLike:
         self._world = process.world
         self._credentials = list(credentials)
         self._working = 0
+        self._lagging = ""  # the token that the next look shows as it was before its first rotation
 
     def list(self, listing: Listing) -> Iterator[Token]:
         """See `ports.Provider`."""
@@ -146,7 +147,11 @@ class AstroLike:
 
         def effect() -> Token:
             self._caller()
-            return shown(self._record(ref))
+            token = shown(self._record(ref))
+            if self._lagging != ref.id:
+                return token
+            self._lagging = ""
+            return replace(token, generation=Generation(None, token.created_at))
 
         return self._process.call("provider.get", lambda: self._at_api(effect), self._read_faults("get"))
 
@@ -157,8 +162,12 @@ class AstroLike:
             self._use(secret)
             return shown(self._record(ref))
 
-        name = "provider.authenticate"
-        return self._process.call(name, lambda: self._at_api(effect), self._read_faults("get"))
+        def lag() -> Token:
+            self._lagging = ref.id
+            raise CredentialRejected("get: the edge does not accept the credential (401)")
+
+        faults = {**self._read_faults("get"), "a replica lags": lambda: self._at_api(lag)}
+        return self._process.call("provider.authenticate", lambda: self._at_api(effect), faults)
 
     def rotate(self, ref: TokenRef) -> Minted:
         """See `ports.Provider`."""
@@ -380,6 +389,7 @@ class MemorySink:
         self.name = name
         self._process = process
         self._world = process.world
+        self._denied_until = process.world.time
 
     def resolve(self, options: Mapping[str, object], facts: Mapping[str, str]) -> Place:
         """See `ports.Sink`."""
@@ -422,13 +432,20 @@ class MemorySink:
         world, spot = self._world, (place.sink, place.location)
 
         def effect() -> Held:
+            if world.time < self._denied_until:
+                self._down()
             world.struck.discard(spot)
             rows = world.contents.get(spot, [])
             if not rows or not rows[-1][1]:
                 raise NotFound("there is no such place")
             return Held(Secret(rows[-1][1]), rows[-1][2], str(len(rows)))
 
-        return self._process.call(f"sink.{self.name}.read_back", effect, {"down": self._down})
+        def deny() -> Held:
+            self._denied_until = world.time + timedelta(minutes=1)
+            return effect()
+
+        faults = {"down": self._down, "reads denied": deny}
+        return self._process.call(f"sink.{self.name}.read_back", effect, faults)  # type: ignore[arg-type]
 
     def _down(self) -> object:
         raise Temporary(f"the sink {self.name} is down")
@@ -469,6 +486,7 @@ class Journal:
     def __init__(self, process: "Process") -> None:
         self._process = process
         self._world = process.world
+        self._unsealed: set[str] = set()  # mints that this process holds and has not sealed yet
         self.inner = process.world.opened_journal(Trail(process))
 
     # reads
@@ -534,14 +552,17 @@ class Journal:
 
     def write(self, write: Write) -> None:
         """See `ports.Journal`."""
+        mint_id = write.rotation.mint_id if write.rotation is not None else ""
         if write.secret is not None:
             self._world.announced.add(write.secret.reveal())
+            self._unsealed.add(mint_id)
         if write.rotation is not None:
             self._check_settled(write.rotation)
 
         def effect() -> None:
             self.inner.write(write)
             self._committed(write.events)
+            self._check_sealed(write)
             if write.secret is not None:
                 self._world.sealed.add(write.secret.reveal())
 
@@ -601,6 +622,14 @@ class Journal:
                     self._world.intents[event.token_id] += 1
                 if event.name is EventName.RETIREMENT_INTENDED:
                     self._world.ends.add(event.token_id)
+
+    def _check_sealed(self, write: Write) -> None:
+        """A seal that could not be written goes with the next write that can be."""
+        rotation = write.rotation
+        if write.secret is not None and rotation is not None:
+            self._unsealed.discard(rotation.mint_id)
+        elif rotation is not None and rotation.state.holds_secret and rotation.mint_id in self._unsealed:
+            self._world.violated("(k) a secret in hand was not sealed although the journal could be written again")
 
     def _check_settled(self, rotation: Rotation) -> None:
         """What is called settled lives in every required sink at this moment, and no POST of it can follow."""
