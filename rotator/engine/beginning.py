@@ -49,11 +49,11 @@ def begin(desk: Desk, row: Candidate, *, revoke_first: bool = False) -> Result:
     with _through(desk, row) as provider:
         # The version read here is the lock: if anybody changes the lineage after this, the intent is not written.
         lineage = desk.lineage(row.token)
-        if row.decision.due in _BY_DRIFT and fights(lineage, desk.clock.now(), _BY_DRIFT[row.decision.due]):
-            return _quarantined(desk, row, lineage)
         token = _look_again(desk, row, lineage)
         if token is None:
             return left(row, None, "no longer due at the second look")
+        if row.decision.due in _BY_DRIFT and fights(lineage, desk.clock.now(), _BY_DRIFT[row.decision.due]):
+            return _quarantined(desk, row, lineage)
         if row.strategy is Strategy.OVERLAP and token.kind != "STANDARD":
             raise Permanent(f'a twin would not be of its kind {token.kind}; use strategy = "in_place" for it')
         rotation = _intended(desk, row, token, lineage)

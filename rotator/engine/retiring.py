@@ -45,7 +45,7 @@ def end(desk: Desk, lineage: Lineage, old: Retiring, places: Sequence[Place]) ->
         current = provider.get(replace(ref_of(old), id=lineage.token_id))
     except NotFound:
         return promote(desk, lineage, old)
-    obstacle = _in_use(old, token, current, lineage, desk.clock.now())
+    obstacle = _still_ours(provider, old) or _in_use(old, token, current, lineage, desk.clock.now())
     if not obstacle:
         seen = look(desk, current, replace(lineage, fingerprint=""), places)  # tried at the API, whatever we remember
         lineage = replace(lineage, probes=(*lineage.probes, *seen.probed_at)[-PROBES:], missing_since=None)
@@ -133,6 +133,13 @@ def _named(provider: Provider, old: Retiring) -> Token | None:
     if (token.name, token.scope) != (old.name, old.scope):
         raise Permanent(f"{old.token_id} has another name or scope than when it was replaced; end it by hand")
     return token
+
+
+def _still_ours(provider: Provider, old: Retiring) -> str:
+    """Return why ending it could lock us out: on this machine our own reference may lag behind the one that settled."""
+    return (
+        "a reference of our own credential still yields it here" if old.token_id in provider.own_credentials() else ""
+    )
 
 
 def _in_use(old: Retiring, token: Token, current: Token, lineage: Lineage, now: datetime) -> str:
