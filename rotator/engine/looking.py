@@ -81,7 +81,8 @@ def _sight(
         return Sighting(place, Seen.FOREIGN), secret
     known = next((sighting for other, sighting in tried if other == secret), None)
     if known is None:
-        known = _try(desk, Suspect(ref_of(token), secret, lineage.generation if is_settled else None))
+        suspect = Suspect(ref_of(token), secret, lineage.generation if is_settled else None)
+        known = _try(desk, suspect, is_older=not is_settled and _is_older(token, lineage, said.issued_at))
         probed.append(desk.clock.now())
         tried.append((secret, known))
     return replace(known, place=place, issued_at=said.issued_at), secret
@@ -96,12 +97,20 @@ def _held(desk: Desk, place: Place) -> Held | Sighting:
         return Sighting(place, Seen.UNREADABLE, why=error.message)
 
 
-def _try(desk: Desk, suspect: Suspect) -> Sighting:
+def _is_older(token: Token, lineage: Lineage, issued_at: datetime | None) -> bool:
+    """Whether a secret was made before the one that we settled, which is the live one still."""
+    settled = lineage.generation if not lineage.stale else None
+    if settled is None or issued_at is None or token.generation != settled:
+        return False
+    return issued_at < settled.moment.replace(microsecond=0)  # a JWT carries whole seconds
+
+
+def _try(desk: Desk, suspect: Suspect, *, is_older: bool) -> Sighting:
     verdict = is_alive(desk, desk.provider, suspect, patience=timedelta())
     nowhere = Place("", "", {})
     if verdict.life is Life.ALIVE:
         return Sighting(nowhere, Seen.LIVE)
-    if verdict.life is Life.DEAD:
+    if verdict.life is Life.DEAD or (verdict.waits and is_older):  # rejected, and it cannot come alive any more
         return Sighting(nowhere, Seen.DEAD)
     return Sighting(nowhere, Seen.UNREADABLE, why=verdict.message or verdict.life.value)
 

@@ -287,3 +287,17 @@ def test_status_names_a_drift_from_the_listing_alone(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "rotator", "status", "--json", "--config", str(bench.config_path)]
         shown = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["tokens"]
         assert {row["state"] for row in shown if row["token_id"] == root} == {"drifted"}
+
+
+def test_a_secret_from_moments_before_ours_is_known_to_be_dead(tmp_path: Path) -> None:
+    """Two rotations within a minute, and the older secret is put back: rejected and older than ours, so it is dead."""
+    with lab(tmp_path) as bench:
+        root = bench.due_ids()[0]
+        older = by_hand(bench, root)
+        bench.sandbox.store.tokens[root].last_rotated_at -= timedelta(days=91)  # type: ignore[operator]
+        assert bench.clock is not None
+        bench.clock.jump(timedelta(seconds=10))
+        settled(bench) if root in bench.due_ids() else bench.sweep()
+        file_of(bench, root).write_text(older)
+        assert later(bench)[root] == (Reason.DRIFTED, Outcome.SETTLED)
+        assert lives(bench, root)

@@ -208,8 +208,8 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         "a twin that nobody holds is left behind",
         "engine/minting.py",
-        "                delete_orphan(desk, provider, twin, replace(like, members=[rotation.token_id]))\n",
-        "",
+        "                delete_orphan(desk, provider, twin, like)\n",
+        "                pass\n",
         ("overlap",),
     ),
     Mutant(
