@@ -137,6 +137,11 @@ class Sandbox:
         """
         return list(self._app.log)
 
+    @property
+    def late_calls(self) -> int:
+        """How many LATE calls have yet to take effect."""
+        return len(self._app.late)
+
     def script(self, operation: str, fault: Fault, token_id: str | None = None) -> None:
         """Give the next call of an operation, on a token or on any, exactly this fault; raises ValueError."""
         self._app.plan.script(operation, fault, token_id)
@@ -282,7 +287,7 @@ class _App:
         self._store = store
         self._api = Api(store, config.readers)
         self._limits = Limits(time.monotonic) if config.limits else None
-        self._late: set[asyncio.Task[None]] = set()
+        self.late: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         """Answer one request."""
@@ -295,7 +300,7 @@ class _App:
 
     def stop(self) -> None:
         """Let go of everything that waits."""
-        for task in self._late:
+        for task in self.late:
             task.cancel()
 
     async def _serve(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
@@ -404,8 +409,8 @@ class _App:
             self._api.answer(asked)
 
         task = asyncio.get_running_loop().create_task(act())
-        self._late.add(task)
-        task.add_done_callback(self._late.discard)
+        self.late.add(task)
+        task.add_done_callback(self.late.discard)
 
     async def _finish(self, call: _Call, answer: Answer, token_id: str) -> None:
         self._note(call, answer.status, token_id)

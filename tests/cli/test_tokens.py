@@ -524,8 +524,8 @@ def test_an_interrupt_waits_for_the_secret(tmp_path: Path, number: signal.Signal
         token_id, target = stranger(bench), bench.folder / "second"
         bench.sandbox.script("rotate", Fault.LATENCY, token_id)
         words = command(bench, "rotate", token_id, "--yes", "--to-file", str(target))
-        # whoever runs the tests in the background has them ignore Ctrl-C, and so would the child
-        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        # whoever runs the tests in the background has them ignore Ctrl-C, or a hang-up, and so would the child
+        heard = partial(signal.signal, number, signal.SIG_DFL)
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)  # noqa: PLW1509
         while process.poll() is None and not bench.sandbox.store.posts(token_id):
             time.sleep(0.01)
