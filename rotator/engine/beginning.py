@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from rotator.drift import fights
 from rotator.engine.deciding import refreshed
-from rotator.engine.desk import Desk, Result, ref_of
+from rotator.engine.desk import Desk, Result, ref_of, result_of
 from rotator.engine.healing import heal
 from rotator.engine.minting import can_mint
 from rotator.engine.own import renewing
@@ -44,14 +44,14 @@ def begin(desk: Desk, row: Candidate, *, revoke_first: bool = False) -> Result:
         if healed is not None:
             return healed
         if row.decision.heal in (Heal.ADOPT, Heal.REDELIVER):
-            return left(row, None, "at the second look there was nothing to mend this way")
+            return result_of(row, None, "at the second look there was nothing to mend this way")
     preflight(desk, row, places=not revoke_first)
     with _through(desk, row) as provider:
         # The version read here is the lock: if anybody changes the lineage after this, the intent is not written.
         lineage = desk.lineage(row.token)
         token = _look_again(desk, row, lineage)
         if token is None:
-            return left(row, None, "no longer due at the second look")
+            return result_of(row, None, "no longer due at the second look")
         if row.decision.due in _BY_DRIFT and fights(lineage, desk.clock.now(), _BY_DRIFT[row.decision.due]):
             return _quarantined(desk, row, lineage)
         if row.strategy is Strategy.OVERLAP and token.kind != "STANDARD":
@@ -61,7 +61,7 @@ def begin(desk: Desk, row: Candidate, *, revoke_first: bool = False) -> Result:
         event = desk.event(EventName.ROTATION_INTENDED, rotation, step=Step.INTEND, message=row.decision.message)
         shadow = replace(lineage, name=token.name, open_state=State.INTENDED, open_message="")
         if not desk.journal.open(rotation, shadow, (event,)):
-            return left(row, None, "another process is at it")
+            return result_of(row, None, "another process is at it")
         desk.emit(event)
         return Attempt(desk, rotation, shadow, provider).drive()
 
@@ -132,21 +132,4 @@ def _quarantined(desk: Desk, row: Candidate, lineage: Lineage) -> Result:
     )
     if not desk.remember(replace(lineage, quarantined_at=desk.clock.now(), quarantine_reason=why), event):
         raise Temporary("the lineage changed meanwhile; it is looked at again")
-    return left(row, Outcome.QUARANTINED, why)
-
-
-def left(row: Candidate, outcome: Outcome | None, message: str, *, credential_dead: bool = False) -> Result:
-    """Return the result for a token that was not rotated."""
-    token = row.token
-    return Result(
-        token.id,
-        token.name,
-        str(token.scope),
-        row.policy.name,
-        row.decision.due or Reason.REQUESTED,
-        outcome,
-        message,
-        strategy=row.strategy,
-        locations=tuple(f"{place.sink}:{place.location}" for place in row.places),
-        credential_dead=credential_dead,
-    )
+    return result_of(row, Outcome.QUARANTINED, why)

@@ -25,6 +25,7 @@ from rotator.model import (
     Strategy,
     Token,
 )
+from rotator.planning import Candidate
 from rotator.ports import Clock, Emit, Journal, Provider, Sink, TokenRef, Write
 
 Answer = TypeVar("Answer")
@@ -274,3 +275,20 @@ def ref_of(member: Rotation | Token | Retiring) -> TokenRef:
 def ref_of_minted(rotation: Rotation) -> TokenRef:
     """Return how to address the token that the new secret is of: the twin after an overlap."""
     return replace(ref_of(rotation), id=rotation.minted_token_id)
+
+
+def result_of(row: Candidate, outcome: Outcome | None, message: str, *, credential_dead: bool = False) -> Result:
+    """Return what came of a token for which no rotation was opened."""
+    token = row.token
+    return Result(
+        token.id,
+        token.name,
+        str(token.scope),
+        row.policy.name,
+        row.decision.due or Reason.REQUESTED,
+        outcome,
+        message,
+        strategy=row.strategy,
+        locations=tuple(f"{place.sink}:{place.location}" for place in row.places),
+        credential_dead=credential_dead,
+    )

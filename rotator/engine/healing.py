@@ -7,11 +7,11 @@ import uuid
 from dataclasses import replace
 
 from rotator.drift import Seen, diagnose
-from rotator.engine.desk import Desk, Result, ref_of
+from rotator.engine.desk import Desk, Result, ref_of, result_of
 from rotator.engine.looking import Look, learn, look, taken_over
 from rotator.errors import Permanent, Temporary
 from rotator.events import Event, EventName
-from rotator.model import Heal, Lineage, Mint, Outcome, Place, Reason, Step, Token
+from rotator.model import Heal, Lineage, Mint, Outcome, Place, Step, Token
 from rotator.planning import Candidate
 from rotator.secret import Secret
 
@@ -44,7 +44,7 @@ def heal(desk: Desk, candidate: Candidate) -> Result | None:
 def _adopted(desk: Desk, candidate: Candidate, token: Token, lineage: Lineage, secret: Secret) -> Result:
     message = candidate.decision.message
     _settle(desk, candidate, token, lineage, secret, message)
-    return _result(candidate, Outcome.SETTLED, message)
+    return result_of(candidate, Outcome.SETTLED, message)
 
 
 def _redelivered(desk: Desk, candidate: Candidate, token: Token, lineage: Lineage, seen: Look) -> Result:
@@ -60,7 +60,7 @@ def _redelivered(desk: Desk, candidate: Candidate, token: Token, lineage: Lineag
     ]
     message = f"{candidate.decision.message}; now every sink holds it"
     _settle(desk, candidate, token, lineage, secret, message, *events)
-    return _result(candidate, Outcome.SETTLED, message)
+    return result_of(candidate, Outcome.SETTLED, message)
 
 
 def _copied(desk: Desk, candidate: Candidate, token: Token, place: Place, mint: Mint) -> Event:
@@ -79,18 +79,3 @@ def _settle(
     claims = tuple(claim for place in candidate.places for claim in place.claims)
     if not desk.remember(settled, *done, event, claims=claims):
         raise Temporary("the lineage changed meanwhile; it is looked at again")
-
-
-def _result(candidate: Candidate, outcome: Outcome | None, message: str) -> Result:
-    token = candidate.token
-    return Result(
-        token.id,
-        token.name,
-        str(token.scope),
-        candidate.policy.name,
-        candidate.decision.due or Reason.DRIFTED,
-        outcome,
-        message,
-        strategy=candidate.strategy,
-        locations=tuple(f"{place.sink}:{place.location}" for place in candidate.places),
-    )

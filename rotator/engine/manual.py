@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from rotator.claims import claims
-from rotator.engine.beginning import begin, left, preflight
+from rotator.engine.beginning import begin, preflight
 from rotator.engine.deciding import Placing, known_now, surveyed
-from rotator.engine.desk import Desk, Result, ref_of
+from rotator.engine.desk import Desk, Result, ref_of, result_of
 from rotator.engine.retiring import end, revoke
 from rotator.engine.rotation import AT_ONCE
 from rotator.engine.sweep import claimed, guarded, run
@@ -151,7 +151,7 @@ def rotate(desk: Desk, rows: Sequence[Named], asked: Asked, confirm: Callable[[s
         placed = placing.placed(_due(row, asked))
         obstacle = "" if asked.leaked else _obstacle(row, lineage)
         if placed.decision.due is None or obstacle:
-            yield left(row, Outcome.FAILED, obstacle or placed.decision.message)
+            yield result_of(row, Outcome.FAILED, obstacle or placed.decision.message)
         else:
             ready.append(placed)
     yield from run(desk, [guarded(desk, row, act) for row in ready if not row.own])
@@ -223,7 +223,7 @@ def _begun(desk: Desk, row: Candidate, *, revoke_first: bool = False) -> Result:
 
 
 def _busy(row: Candidate) -> Result:
-    return left(row, Outcome.FAILED, "another process is at it; ask again in a minute")
+    return result_of(row, Outcome.FAILED, "another process is at it; ask again in a minute")
 
 
 def _can_deliver(desk: Desk, row: Candidate, confirm: Callable[[str], bool]) -> bool:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from queue import SimpleQueue
 
-from rotator.engine.beginning import begin, left
+from rotator.engine.beginning import begin
 from rotator.engine.deciding import plan
-from rotator.engine.desk import Desk, Result, note
+from rotator.engine.desk import Desk, Result, note, result_of
 from rotator.engine.own import expiring, explained, recovering
 from rotator.engine.retiring import end_candidate, end_orphan, tend
 from rotator.engine.rotation import Attempt, waits
@@ -157,7 +157,7 @@ def _in_waves(desk: Desk, admitted: Sequence[Candidate]) -> Iterator[Result]:
         for name in bad & queues.keys():
             rows = queues.pop(name)
             for row in rows[done[name] :]:
-                yield left(row, None, "held back: the wave before it did not settle")
+                yield result_of(row, None, "held back: the wave before it did not settle")
 
 
 def _by_policy(rows: Sequence[Candidate]) -> dict[str, list[Candidate]]:
@@ -225,7 +225,7 @@ def guarded(desk: Desk, row: Candidate, act: Callable[[Desk, Candidate], Result 
     def failed(error: RotatorError) -> Result:
         _tell_failure(desk, row, error.message)
         dead = isinstance(error, CredentialRejected)
-        return left(row, Outcome.FAILED, error.message, credential_dead=dead)
+        return result_of(row, Outcome.FAILED, error.message, credential_dead=dead)
 
     return _bounded(lambda: act(desk, row), failed)
 

@@ -47,7 +47,7 @@ class Mutant:
 
 _OPENED = """\
         if not desk.journal.open(rotation, shadow, (event,)):
-            return left(row, None, "another process is at it")
+            return result_of(row, None, "another process is at it")
         desk.emit(event)
         return Attempt(desk, rotation, shadow, provider).drive()
 """
@@ -56,7 +56,7 @@ _LATE_INTENT = """\
         from rotator.engine.minting import MINTING
         minted = MINTING[rotation.strategy].post(desk, provider, rotation)
         if not desk.journal.open(rotation, shadow, (event,)):
-            return left(row, None, "another process is at it")
+            return result_of(row, None, "another process is at it")
         attempt.posts_now = 1
         attempt._minted(minted.token, minted.secret)
         return attempt.drive()
