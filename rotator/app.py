@@ -83,6 +83,8 @@ def opened(
         if isinstance(journal, SqliteJournal):
             note(journal, emit, _loaded(config, clock))
         built = {name: sinks.load(s.kind).build(name, s.options, config.folder) for name, s in config.sinks.items()}
+        for sink in built.values():
+            stack.callback(sink.close)
         unfinished = journal.all_open_rotations()
         desks = []
         for name in config.providers:

@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from rotator import sinks
 from rotator.credentials import Reference
 from rotator.errors import ConfigError, Problem
-from rotator.model import Brake, Delivery, Policy, Scope, Select, Share, Strategy, Wave, When
+from rotator.model import Brake, Delivery, Grade, Policy, Scope, Select, Share, Strategy, Wave, When
 from rotator.schedule import Schedule, Windows, parse_zone
 from rotator.timing import parse_duration, parse_percent
 
@@ -241,6 +241,7 @@ class PolicyTable(_Table):
     idle: Duration | None = None
     retire: Literal["when_unused", "after_grace"] = "when_unused"
     on_drift: Literal["rotate", "alert"] = "rotate"
+    preflight: Literal["proven", "attested", "none"] = "none"
     waves: Waves = [_ALL]
     jitter: Percent = 0.05
     max_rotations: Annotated[int, Field(ge=1)] = 50
@@ -400,8 +401,17 @@ def _deliveries(
                 yield Delivery(block.sink, sinks.checked(model, block.model_extra or {}), block.required)
             except ValidationError as error:
                 problems += _problems(error, model, path)
+            problems += _too_weak(path, known[block.sink].kind, block, Grade(table.preflight))
     if not any(block.required for block in table.deliver):
         problems.append(Problem(f"policies.{policy}.deliver", "no delivery is required; a secret could end up nowhere"))
+
+
+def _too_weak(path: tuple[str, ...], kind: str, block: DeliverTable, wanted: Grade) -> list[Problem]:
+    reached = sinks.load(kind).PREFLIGHT_GRADE
+    if not block.required or reached.reaches(wanted):
+        return []
+    said = f"the policy requires a preflight that is {wanted}, a {kind} sink reaches {reached}"
+    return [Problem(".".join((*path, "sink")), f"{said}; set required = false here, or lower the policy's preflight")]
 
 
 def _policy(name: str, provider: str, table: PolicyTable, deliveries: tuple[Delivery, ...]) -> Policy:
@@ -434,6 +444,7 @@ def _policy(name: str, provider: str, table: PolicyTable, deliveries: tuple[Deli
         grace=table.grace,
         idle=table.idle or max(table.grace, _SHORTEST_IDLE),
         retire=table.retire,
+        preflight=Grade(table.preflight),
     )
 
 

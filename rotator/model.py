@@ -139,6 +139,11 @@ class Grade(StrEnum):
     ATTESTED = "attested"  # a permission query, a receipt, a moved version
     NONE = "none"
 
+    def reaches(self, wanted: "Grade") -> bool:
+        """Whether it is at least as strong."""
+        order = list(Grade)
+        return order.index(self) <= order.index(wanted)
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
@@ -346,6 +351,7 @@ class Policy:
         grace: How long both secrets of an overlap live.
         idle: How long the old secret must be unused before it is retired; likewise overlap only.
         retire: `when_unused` or `after_grace`.
+        preflight: The grade that the sinks of its required deliveries must reach.
         digest: Of everything the file says that bears on it: a failure under another digest is no reason to wait.
     """
 
@@ -368,6 +374,7 @@ class Policy:
     grace: timedelta = timedelta(hours=24)
     idle: timedelta = timedelta(days=7)
     retire: str = "when_unused"
+    preflight: Grade = Grade.NONE
     digest: str = ""
 
     @property
@@ -406,7 +413,10 @@ class Mint:
 
     Attributes:
         id: One id a POST: the idempotency key of every delivery of this value.
+        token_id: Whose secret it is: the twin's after an overlap.
         rotated_at: The provider's own time of the rotation, UTC.
+        lineage: The root id of the credential.
+        fingerprint: `keyid:hex` under the journal's own key; empty without a journal.
     """
 
     id: str
@@ -415,6 +425,8 @@ class Mint:
     secret: Secret
     rotated_at: datetime
     end_at: datetime | None
+    lineage: str = ""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,6 +444,7 @@ class Held:
     Attributes:
         secret: None if the sink cannot read; raise `NotFound` if there is nothing at the place.
         mint_id: From the sink's own metadata, empty if it carries none.
+        version: The sink's own name for what it holds; what cannot be read is known by it and by `mint_id` alone.
     """
 
     secret: Secret | None

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rotator.events import Event
 from rotator.model import (
-    Grade,
     Held,
     Lineage,
     Mint,
@@ -175,7 +174,6 @@ class Sink(Protocol):
     """Where secrets go. Writes are idempotent by mint id or compare-and-set, and never touch neighbours."""
 
     name: str
-    preflight_grade: Grade
 
     def resolve(self, options: Mapping[str, object], facts: Mapping[str, str]) -> Place:
         """Return where a delivery writes for the token that `facts` describe; pure, nothing is contacted.
@@ -212,6 +210,23 @@ class Sink(Protocol):
         Raises:
             NotFound: It holds nothing.
             Temporary, Permanent: It could not be read.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of connections and threads; called once, after the last call."""
+        ...
+
+
+@runtime_checkable
+class Follower(Protocol):
+    """A sink that has something to do once a secret has arrived everywhere, such as restarting who reads it."""
+
+    def follow_up(self, place: Place, mint: Mint) -> None:
+        """Do it once a mint; called after every required sink is verified and before the rotation settles.
+
+        Raises:
+            Temporary, Permanent, OutcomeUnknown: Not done, or perhaps not; it is called again, so repeating is safe.
         """
         ...
 

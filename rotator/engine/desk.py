@@ -26,7 +26,7 @@ from rotator.model import (
     Token,
 )
 from rotator.planning import Candidate
-from rotator.ports import Clock, Emit, Journal, Provider, Sink, TokenRef, Write
+from rotator.ports import Clock, Emit, Follower, Journal, Provider, Sink, TokenRef, Write
 
 Answer = TypeVar("Answer")
 
@@ -126,6 +126,10 @@ class Desk:
     def read_back(self, place: Place) -> Held:
         """See `ports.Sink`."""
         return self._ask(place, lambda sink: sink.read_back(place))
+
+    def follow_up(self, place: Place, mint: Mint) -> None:
+        """See `ports.Follower`; nothing for most sinks."""
+        self._ask(place, lambda sink: sink.follow_up(place, mint) if isinstance(sink, Follower) else None)
 
     def _ask(self, place: Place, call: Callable[[Sink], Answer]) -> Answer:
         sink = self.sinks.get(place.sink)

@@ -52,7 +52,8 @@ def _redelivered(desk: Desk, candidate: Candidate, token: Token, lineage: Lineag
     if secret is None:
         raise Permanent("no sink holds a live secret any more")
     mint_id = lineage.mint_id or uuid.uuid4().hex
-    mint = Mint(mint_id, mint_id, token.id, secret, token.generation.moment, token.end_at)
+    prints = lineage.id, desk.journal.fingerprint(secret)
+    mint = Mint(mint_id, mint_id, token.id, secret, token.generation.moment, token.end_at, *prints)
     events = [
         _copied(desk, candidate, token, sighting.place, mint)
         for sighting in seen.sightings
@@ -68,6 +69,7 @@ def _copied(desk: Desk, candidate: Candidate, token: Token, place: Place, mint: 
     held = desk.read_back(place)
     if held.secret is not None and held.secret != mint.secret:
         raise Temporary(f"{place.sink}:{place.location} holds something else than was just delivered")
+    desk.follow_up(place, mint)
     return desk.about(EventName.SECRET_REDELIVERED, token, candidate.policy.name, place=place, step=Step.DELIVER)
 
 

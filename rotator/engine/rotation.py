@@ -29,6 +29,7 @@ from rotator.model import (
     Ending,
     Generation,
     Grade,
+    Held,
     Lineage,
     Mint,
     Outcome,
@@ -332,9 +333,27 @@ class Attempt:
         obstacle = self._obstacle(verdict, secret)
         if obstacle:
             return self._unsettled(obstacle)
-        if not self._still_late(state=State.UNSETTLED):
-            self._settle(verdict.grade)
+        if self._still_late(state=State.UNSETTLED):
+            return False
+        obstacle = self._followed_up(self._mint(secret))
+        if obstacle:
+            return self._unsettled(obstacle)
+        self._settle(verdict.grade)
         return False
+
+    def _followed_up(self, mint: Mint) -> str:
+        """Let sinks do what comes after the arrival; return why a required one could not."""
+        obstacle = ""
+        for record in self.rotation.deliveries:
+            if record.state is not DeliveryState.VERIFIED:
+                continue
+            try:
+                self.desk.follow_up(record.place, mint)
+            except RotatorError as error:
+                self.arrived = (*self.arrived, self._failed(record, error.message))
+                if record.place.required:
+                    obstacle = obstacle or f"{record.place.sink}: {error.message}"
+        return obstacle
 
     def _obstacle(self, verdict: Verdict, secret: Secret) -> str:
         """Return what is missing of the proof, empty if nothing is."""
@@ -381,7 +400,16 @@ class Attempt:
     def _mint(self, secret: Secret) -> Mint:
         rotation = self.rotation
         moment = rotation.minted.moment if rotation.minted else rotation.opened_at
-        return Mint(rotation.mint_id, rotation.id, rotation.minted_token_id, secret, moment, rotation.end_at)
+        return Mint(
+            rotation.mint_id,
+            rotation.id,
+            rotation.minted_token_id,
+            secret,
+            moment,
+            rotation.end_at,
+            rotation.lineage,
+            rotation.fingerprint,
+        )
 
     def _deliver(self, mint: Mint) -> None:
         """Write to every sink that lacks this mint, each in its own threads, and journal what arrived."""
@@ -429,6 +457,8 @@ class Attempt:
             return replace(record, state=DeliveryState.PENDING, error="what was delivered is not there any more")
         except RotatorError as error:
             return replace(record, error=error.message)
+        if held.secret is None and not _attests(held, record, self.rotation.mint_id):
+            return replace(record, state=DeliveryState.PENDING, error="it was written by somebody else since")
         if held.secret is None:
             return replace(record, state=DeliveryState.VERIFIED, grade=Grade.ATTESTED, error="")
         if held.secret != secret:
@@ -662,6 +692,13 @@ class Attempt:
 
 
 _STEP_OF = {State.SETTLED: Step.SETTLE, State.REFUSED: Step.ROTATE}
+
+
+def _attests(held: Held, record: DeliveryRecord, mint_id: str) -> bool:
+    """Whether what a sink that cannot be read says of itself fits what was delivered."""
+    if held.mint_id:
+        return held.mint_id == mint_id
+    return not held.version or held.version == record.version
 
 
 def waits(rotation: Rotation, now: datetime) -> bool:

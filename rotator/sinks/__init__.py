@@ -1,10 +1,11 @@
 """Where secrets go. One file is one sink: `rotator/sinks/<type>.py`, found by the name of its type.
 
-To add a sink, add one file that exposes exactly three names:
+To add a sink, add one file that exposes exactly four names:
 
 - `Options`: a pydantic model of the keys of `[sinks.X]` besides `type`.
 - `DeliveryOptions`: likewise of a `[[policies.P.deliver]]` block besides `sink` and `required`. Its `model_dump()` is
   what `Sink.resolve` gets; templates in it are parsed in a validator, so that a typing error is found at load.
+- `PREFLIGHT_GRADE`: how strong a preflight that succeeds is; a policy may require a grade.
 - `build(name, options, base)`: returns a `rotator.ports.Sink`; relative paths count from the folder `base`.
 
 Both models forbid unknown keys, and hide input in their errors (somebody may have pasted a secret). `build` contacts
@@ -22,6 +23,7 @@ from typing import Any, Protocol, cast
 
 from pydantic import BaseModel
 
+from rotator.model import Grade
 from rotator.ports import Sink
 from rotator.text import visible
 
@@ -31,6 +33,7 @@ class SinkModule(Protocol):
 
     Options: type[BaseModel]
     DeliveryOptions: type[BaseModel]
+    PREFLIGHT_GRADE: Grade
 
     def build(self, name: str, options: Any, base: Path) -> Sink:
         """Return the sink.

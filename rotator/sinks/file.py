@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -23,13 +22,14 @@ from rotator.model import Grade, Held, Mint, Place, Receipt
 from rotator.recent import Recent
 from rotator.secret import Secret
 from rotator.sinks import _env, _folder, _json
+from rotator.sinks._fields import SAMPLE, check_fields, secret_key, used_facts
 from rotator.sinks._paths import parse_path, relative_path
-from rotator.templates import FIELD_PLACEHOLDERS, PLACEHOLDERS, SECRET_FIELD, Template, render_fields
+from rotator.templates import SECRET_FIELD, render_fields
 from rotator.text import visible
 
+PREFLIGHT_GRADE = Grade.PROVEN
+
 _MODE = re.compile(r"0?[0-7]{3}")
-_EPOCH = datetime.fromtimestamp(0, UTC)
-_SAMPLE = Mint("sample", "sample", "sample", Secret("sample"), _EPOCH, _EPOCH)
 
 
 class _Keyed(Protocol):
@@ -99,10 +99,10 @@ class DeliveryOptions(BaseModel):
                 raise ValueError('fields need format = "env" or "json": a raw file holds the secret and nothing else')
             return self
         self.fields = {"token": SECRET_FIELD} if self.fields is None else self.fields
-        for key, text in self.fields.items():
-            _check_field(self.format, key, text)
-        if SECRET_FIELD not in self.fields.values():
-            raise ValueError(f'fields need one key that is exactly "{SECRET_FIELD}", so that it can be read back')
+        unusable = [key for key in self.fields if self.format == "env" and not _env.KEY.fullmatch(key)]
+        if unusable:
+            raise ValueError(f"fields: '{visible(unusable[0])}' cannot name a variable; use letters, digits and _")
+        check_fields(self.fields)
         return self
 
 
@@ -134,7 +134,7 @@ class _Target:
     @property
     def secret_key(self) -> str:
         """The key that is read back."""
-        return next(key for key, text in self.fields.items() if text == SECRET_FIELD)
+        return secret_key(self.fields)
 
 
 def build(name: str, options: Options, base: Path) -> "FileSink":
@@ -151,8 +151,6 @@ class FileSink:
         monotonic: Returns seconds that never go back: how long one token's proof of a folder serves the others.
     """
 
-    preflight_grade = Grade.PROVEN
-
     def __init__(self, name: str, directory: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.name = name
         self._directory = os.path.abspath(directory)
@@ -164,7 +162,7 @@ class FileSink:
         block = DeliveryOptions.model_validate(dict(options))
         names = relative_path(parse_path(block.path), facts)
         fields = block.fields or {}
-        target = _Target(self._directory, names, block.format, int(block.mode, 8), fields, _used(fields, facts))
+        target = _Target(self._directory, names, block.format, int(block.mode, 8), fields, used_facts(fields, facts))
         _check_values(target)
         path = "/".join((self._directory, *names))
         location = f"{path}#{target.secret_key}" if fields else path
@@ -188,6 +186,9 @@ class FileSink:
         with _folder.translated(place.location), self._tidy(target) as folder:
             version = _write(folder, target, mint)
         return Receipt(place.location, version)
+
+    def close(self) -> None:
+        """See `ports.Sink`; nothing stays open between calls."""
 
     def read_back(self, place: Place) -> Held:
         """See `ports.Sink`. Line ends that an editor left behind the secret of a raw file are not part of it."""
@@ -217,26 +218,9 @@ class FileSink:
             prove(existing)
 
 
-def _check_field(kind: str, key: str, text: str) -> None:
-    if kind == "env" and not _env.KEY.fullmatch(key):
-        raise ValueError(f"fields: '{visible(key)}' cannot name a variable; use letters, digits and _")
-    if not key or visible(key, len(key)) != key:
-        raise ValueError(f"fields: '{visible(key)}' cannot be a key; use characters that can be seen")
-    try:
-        Template.parse(text, FIELD_PLACEHOLDERS)
-    except ValueError as error:
-        raise ValueError(f"fields: {key}: {error}") from None
-
-
-def _used(fields: Mapping[str, str], facts: Mapping[str, str]) -> dict[str, str]:
-    """Return the facts that the fields use: the others need not be journalled."""
-    names = {name for text in fields.values() for name in Template.parse(text, FIELD_PLACEHOLDERS).names}
-    return {name: facts.get(name, "") for name in PLACEHOLDERS if name in names}
-
-
 def _check_values(target: _Target) -> None:
     """Find values that could not be written before a secret depends on it."""
-    rendered = render_fields(target.fields, _SAMPLE, target.facts)
+    rendered = render_fields(target.fields, SAMPLE, target.facts)
     if target.format == "env" and (key := _env.unwritable(rendered)):
         raise Permanent(_unwritable(key))
 

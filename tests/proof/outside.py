@@ -28,7 +28,6 @@ from rotator.events import Event, EventName
 from rotator.marker import marker_in
 from rotator.model import (
     Generation,
-    Grade,
     Held,
     Lineage,
     Mint,
@@ -383,8 +382,6 @@ class AstroLike:
 class MemorySink:
     """See `ports.Sink`: places of the world; a mint that is there already is not written again."""
 
-    preflight_grade = Grade.PROVEN
-
     def __init__(self, process: "Process", name: str) -> None:
         self.name = name
         self._process = process
@@ -426,6 +423,9 @@ class MemorySink:
 
         faults = {"down": self._down, "no receipt": unanswered, "wrong content": spoil, "lost write": lose}
         return self._process.call(f"sink.{self.name}.deliver", lambda: write(mint.secret.reveal()), faults)
+
+    def close(self) -> None:
+        """See `ports.Sink`."""
 
     def read_back(self, place: Place) -> Held:
         """See `ports.Sink`."""

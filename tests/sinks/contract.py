@@ -132,7 +132,7 @@ class SinkContract:
     def test_its_type_is_found_by_name(self, harness: Harness) -> None:
         """A sink is one file that exposes its options, those of a delivery, and how to build it."""
         module = sinks.load(harness.kind)
-        assert {"Options", "DeliveryOptions", "build"} <= set(vars(module))
+        assert {"Options", "DeliveryOptions", "PREFLIGHT_GRADE", "build"} <= set(vars(module))
         assert harness.kind in sinks.types()
 
     def test_unknown_keys_are_errors(self, harness: Harness) -> None:
@@ -269,7 +269,7 @@ class SinkContract:
 
     def test_it_declares_how_it_proves(self, harness: Harness) -> None:
         """Policies can require a grade, so a sink says which it reaches."""
-        assert harness.sink.preflight_grade in Grade
+        assert sinks.load(harness.kind).PREFLIGHT_GRADE in Grade
 
     def test_it_shows_no_secret(self, harness: Harness) -> None:
         """Neither place, receipt nor what is held shows the secret when printed."""
