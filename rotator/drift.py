@@ -31,12 +31,14 @@ class Sighting:
     Attributes:
         issued_at: When the secret there was made, as its JWT says; UTC, None if it does not say.
         why: For UNREADABLE, in our own words.
+        is_readable: Whether the secret itself was seen; if not, the sink only said what it holds.
     """
 
     place: Place
     seen: Seen
     issued_at: datetime | None = None
     why: str = ""
+    is_readable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +99,15 @@ def diagnose(token: Token, lineage: Lineage | None, sightings: Sequence[Sighting
         if settled and not moved:
             return Diagnosis(None)
         return Diagnosis(None, adopted=True) if not is_ours else _found(token, moved, _adopted(moved), wrong, now)
-    if live and wrong:
-        return _found(
-            token, moved, (Heal.REDELIVER, f"{_names(live)} holds a live secret: copied from there"), wrong, now
-        )
+    sources = [sighting for sighting in live if sighting.is_readable]
+    if sources and wrong:
+        mended = Heal.REDELIVER, f"{_names(sources)} holds a live secret: copied from there"
+        return _found(token, moved, mended, wrong, now)
     if unread:
         return _found(token, moved, (Heal.UNKNOWN, f"{_names(unread)} cannot be read: {unread[0].why}"), wrong, now)
-    return _found(token, moved, (Heal.ROTATE, "no sink holds a live secret"), wrong, now)
+    return _found(
+        token, moved, (Heal.ROTATE, f"no sink {'that can be read ' if live else ''}holds a live secret"), wrong, now
+    )
 
 
 def _adopted(moved: bool) -> tuple[Heal, str]:

@@ -3,17 +3,19 @@
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 from rotator.app import App, opened
 from rotator.config import Config, load
 from rotator.engine.sweep import Report
 from rotator.engine.sweep import sweep as run_sweep
 from rotator.events import Event
+from rotator.ports import Sink
 from rotator.sandbox import Sandbox, SandboxConfig
 
 CONFIG = """\
@@ -81,6 +83,7 @@ class Lab:
     sandbox: Sandbox
     clock: JumpingClock | None
     events: list[Event] = field(default_factory=list)
+    wraps: dict[str, Callable[[Sink], Sink]] = field(default_factory=dict)
 
     @property
     def config_path(self) -> Path:
@@ -96,6 +99,9 @@ class Lab:
     def app(self, *, writing: bool = True) -> Iterator[App]:
         """The application, put together as the command line does it."""
         with opened(self.config, "test", [self.events.append], writing=writing, clock=self.clock) as app:
+            for desk in app.desks:
+                sinks = cast("dict[str, Sink]", desk.sinks)
+                sinks |= {name: wrap(sinks[name]) for name, wrap in self.wraps.items() if name in sinks}
             yield app
 
     def sweep(self, accept: str | None = None) -> Report:

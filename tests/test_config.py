@@ -8,7 +8,7 @@ import pytest
 
 from rotator.config import PolicyTable, load, schema
 from rotator.errors import ConfigError
-from rotator.model import ALL_AT_ONCE, Wave
+from rotator.model import ALL_AT_ONCE, Grade, Wave
 from rotator.schedule import HOURLY
 
 ROOT = Path(__file__).parent.parent
@@ -171,3 +171,25 @@ def test_the_schema_is_json_and_knows_the_sinks() -> None:
     text = json.dumps(schema())
     assert '"directory"' in text
     assert '"max_rotations"' in text
+
+
+def test_a_policy_may_require_a_preflight_that_proves(tmp_path: Path) -> None:
+    """A file sink proves its places, so the strictest policy may use it."""
+    path = tmp_path / "rotator.toml"
+    path.write_text(GOOD.replace("[policies.p]", '[policies.p]\npreflight = "proven"'))
+    assert load(path).policies[0].preflight is Grade.PROVEN
+
+
+@pytest.mark.parametrize(
+    ("reached", "wanted", "is_enough"),
+    [
+        (Grade.PROVEN, Grade.ATTESTED, True),
+        (Grade.ATTESTED, Grade.ATTESTED, True),
+        (Grade.ATTESTED, Grade.PROVEN, False),
+        (Grade.NONE, Grade.ATTESTED, False),
+        (Grade.NONE, Grade.NONE, True),
+    ],
+)
+def test_grades_are_ordered(reached: Grade, wanted: Grade, is_enough: bool) -> None:
+    """Proven is more than attested, attested more than none."""
+    assert reached.reaches(wanted) is is_enough

@@ -43,7 +43,9 @@ def heal(desk: Desk, candidate: Candidate) -> Result | None:
 
 def _adopted(desk: Desk, candidate: Candidate, token: Token, lineage: Lineage, secret: Secret) -> Result:
     message = candidate.decision.message
-    _settle(desk, candidate, token, lineage, secret, message)
+    is_ours = desk.journal.fingerprint(secret) == lineage.fingerprint
+    known = lineage if is_ours else replace(lineage, mint_id="")
+    _settle(desk, candidate, token, known, secret, message)
     return result_of(candidate, Outcome.SETTLED, message)
 
 
@@ -51,8 +53,8 @@ def _redelivered(desk: Desk, candidate: Candidate, token: Token, lineage: Lineag
     secret = seen.live
     if secret is None:
         raise Permanent("no sink holds a live secret any more")
-    mint_id = lineage.mint_id or uuid.uuid4().hex
     prints = lineage.id, desk.journal.fingerprint(secret)
+    mint_id = (lineage.mint_id if prints[1] == lineage.fingerprint else "") or uuid.uuid4().hex
     mint = Mint(mint_id, mint_id, token.id, secret, token.generation.moment, token.end_at, *prints)
     events = [
         _copied(desk, candidate, token, sighting.place, mint)
@@ -60,14 +62,14 @@ def _redelivered(desk: Desk, candidate: Candidate, token: Token, lineage: Lineag
         if sighting.seen is not Seen.LIVE
     ]
     message = f"{candidate.decision.message}; now every sink holds it"
-    _settle(desk, candidate, token, lineage, secret, message, *events)
+    _settle(desk, candidate, token, replace(lineage, mint_id=mint_id), secret, message, *events)
     return result_of(candidate, Outcome.SETTLED, message)
 
 
 def _copied(desk: Desk, candidate: Candidate, token: Token, place: Place, mint: Mint) -> Event:
     desk.deliver(place, mint)
     held = desk.read_back(place)
-    if held.secret is not None and held.secret != mint.secret:
+    if (held.mint_id or mint.id) != mint.id or (held.secret is not None and held.secret != mint.secret):
         raise Temporary(f"{place.sink}:{place.location} holds something else than was just delivered")
     desk.follow_up(place, mint)
     return desk.about(EventName.SECRET_REDELIVERED, token, candidate.policy.name, place=place, step=Step.DELIVER)

@@ -38,7 +38,8 @@ class Look:
     @property
     def live(self) -> Secret | None:
         """A secret that authenticates, from whichever place holds one."""
-        return next((s for seen, s in zip(self.sightings, self.found, strict=True) if seen.seen is Seen.LIVE), None)
+        rows = zip(self.sightings, self.found, strict=True)
+        return next((secret for seen, secret in rows if seen.seen is Seen.LIVE and secret is not None), None)
 
 
 def look(desk: Desk, token: Token, lineage: Lineage, places: Sequence[Place]) -> Look:
@@ -72,7 +73,7 @@ def _sight(
         return held, None
     secret = held.secret
     if secret is None:
-        return Sighting(place, Seen.UNREADABLE, why="the sink cannot be read"), None
+        return _attested(desk, token, lineage, place, held), None
     said = claims(secret)
     is_settled = bool(lineage.fingerprint) and desk.journal.fingerprint(secret) == lineage.fingerprint
     if is_settled and not moved_elsewhere(token, lineage) and not lineage.stale:
@@ -86,6 +87,29 @@ def _sight(
         probed.append(desk.clock.now())
         tried.append((secret, known))
     return replace(known, place=place, issued_at=said.issued_at), secret
+
+
+def _attested(desk: Desk, token: Token, lineage: Lineage, place: Place, held: Held) -> Sighting:
+    """Return what is known of a place that cannot be read, by what we settled there and what it says of itself."""
+
+    def unreadable(why: str) -> Sighting:
+        return Sighting(place, Seen.UNREADABLE, why=why, is_readable=False)
+
+    spot = (place.sink, place.location)
+    settled = [(known.sink, known.location) for known in lineage.places]
+    if lineage.settled_at is None or lineage.stale or spot not in settled:
+        return unreadable("the sink cannot be read")
+    versions = dict(zip(settled, lineage.versions, strict=False))
+    is_named = bool(held.mint_id or held.version)
+    if (held.mint_id or lineage.mint_id) != lineage.mint_id or (
+        not held.mint_id and held.version and held.version != versions.get(spot, held.version)
+    ):
+        return unreadable("somebody else wrote to it since we did")
+    if moved_elsewhere(token, lineage):
+        return Sighting(place, Seen.DEAD, is_readable=False) if is_named else unreadable("the sink cannot be read")
+    if token.end_at is not None and token.end_at <= desk.clock.now():
+        return unreadable("what was written there has expired")
+    return Sighting(place, Seen.LIVE, is_readable=False)
 
 
 def _held(desk: Desk, place: Place) -> Held | Sighting:
@@ -203,6 +227,7 @@ def taken_over(desk: Desk, token: Token, lineage: Lineage, places: Sequence[Plac
         missing_since=None,
         fingerprint=desk.journal.fingerprint(secret),
         mint_id="",
+        versions=(),
         stale=False,
         drift=None,
     )

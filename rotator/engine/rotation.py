@@ -524,6 +524,7 @@ class Attempt:
             move_accepted=False,
             fingerprint=rotation.fingerprint,
             mint_id=rotation.mint_id,
+            versions=tuple(record.version for record in rotation.deliveries),
             expiry_fixed=unmoved if rotation.successor else self.lineage.expiry_fixed or unmoved,
             stale=False,
             drift=None,
