@@ -117,8 +117,15 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         "settled before late_window",
         "engine/rotation.py",
-        "        if not self._still_late(state=State.UNSETTLED):\n",
-        "        if True:\n",
+        "        if self._still_late(state=State.UNSETTLED):\n            return False\n",
+        "",
+        ("rotation in place",),
+    ),
+    Mutant(
+        "settled although a reader was not told to reload",
+        "engine/rotation.py",
+        "                    obstacle = obstacle or",
+        "                    obstacle = obstacle and",
         ("rotation in place",),
     ),
     Mutant(

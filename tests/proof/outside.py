@@ -424,6 +424,14 @@ class MemorySink:
         faults = {"down": self._down, "no receipt": unanswered, "wrong content": spoil, "lost write": lose}
         return self._process.call(f"sink.{self.name}.deliver", lambda: write(mint.secret.reveal()), faults)
 
+    def follow_up(self, place: Place, mint: Mint) -> None:
+        """See `ports.Follower`."""
+
+        def effect() -> None:
+            self._world.followed.add((place.sink, place.location, mint.id))
+
+        self._process.call(f"sink.{self.name}.follow_up", effect, {"down": self._down})
+
     def close(self) -> None:
         """See `ports.Sink`."""
 
@@ -640,6 +648,9 @@ class Journal:
             spot = (record.place.sink, record.place.location)
             if record.place.required and spot not in world.struck and world.alive_at(spot) != rotation.minted_token_id:
                 world.violated(f"(v) settled although {record.place.sink} holds no live secret")
+            followed = (*spot, rotation.mint_id) in world.followed
+            if record.place.required and rotation.state is State.SETTLED and not followed:
+                world.violated(f"(u) settled before the readers of {record.place.sink} were told")
         if rotation.own and rotation.minted_token_id not in world.referenced():
             world.violated("(d) settled although no reference yields the new value here")
         now = world.time + world.skew

@@ -111,6 +111,7 @@ class World:
         sealed: Values that were committed with their rotation.
         late: Effects that are still to come, as (when or None for after the next POST, act).
         struck: Sinks that a hand changed since they were last read.
+        followed: Sink, location and mint id of what readers were told of.
     """
 
     def __init__(self, folder: Path, policies: Sequence[Policy], credentials: Sequence[Spot] = ()) -> None:
@@ -142,6 +143,7 @@ class World:
         self.late: list[tuple[datetime | None, Callable[[], object]]] = []
         self.late_effects = 0
         self.struck: set[Spot] = set()
+        self.followed: set[tuple[str, str, str]] = set()
         self.consumers: set[Spot] = set()
         self.damaged: set[Spot] = set()
         self.reports: list[tuple[Report | None, int]] = []
