@@ -19,6 +19,7 @@ HOSTILE_NAMES = [
     "nul\0byte",
     "line\nbreak",
     "\x1b[2J",
+    "delete\x7f\x9b",
     ".hidden",
     "-rf",
     "*",
