@@ -22,7 +22,7 @@ from rotator.journal.sealing import KeySource
 from rotator.journal.sqlite import Reader, SqliteJournal, open_journal
 from rotator.logs import StandardError
 from rotator.model import Policy, Rotation
-from rotator.ports import Clock, Emit, Journal, OwnCredential
+from rotator.ports import Clock, Emit, Journal, OwnCredential, Sink
 from rotator.providers.astro.http import Endpoint
 from rotator.providers.astro.provider import AstroProvider, AstroSettings
 
@@ -82,9 +82,10 @@ def opened(
         stack.callback(journal.close)
         if isinstance(journal, SqliteJournal):
             note(journal, emit, _loaded(config, clock))
-        built = {name: sinks.load(s.kind).build(name, s.options, config.folder) for name, s in config.sinks.items()}
-        for sink in built.values():
-            stack.callback(sink.close)
+        built: dict[str, Sink] = {}
+        for name, chosen in config.sinks.items():
+            built[name] = sinks.load(chosen.kind).build(name, chosen.options, config.folder)
+            stack.callback(_close, built[name])
         unfinished = journal.all_open_rotations()
         desks = []
         for name in config.providers:
@@ -197,6 +198,14 @@ def key_source(config: Config) -> KeySource:
     file = reference.path(config.state_dir)
     missing = file is not None and not file.exists()
     return KeySource(str(reference), None if missing else reference.read(config.state_dir), file)
+
+
+def _close(sink: Sink) -> None:
+    try:
+        sink.close()
+    except Exception as error:  # noqa: BLE001 - boundary "plug-in call": the work is done, so nothing is undone by it
+        with suppress(Exception):
+            sys.stderr.write(f"rotator: the sink {sink.name} could not be closed ({type(error).__name__})\n")
 
 
 def _fan_out(listeners: Sequence[Emit]) -> Callable[[Event], None]:

@@ -348,17 +348,24 @@ def _digest(raw: Mapping[str, Any], policy: Policy) -> str:
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON Schema of the file, with the options of every sink type."""
+    """Return the JSON Schema of the file, with the options of every sink type; `$comment` names broken plug-ins."""
     whole = File.model_json_schema()
+    broken: dict[str, None] = {}
     for name, attribute in (("SinkTable", "Options"), ("DeliverTable", "DeliveryOptions")):
         table = whole["$defs"][name]
         branches = []
         for kind in sinks.types():
-            options = getattr(sinks.load(kind), attribute).model_json_schema()
+            try:
+                options = sinks.described(kind, attribute)
+            except ValueError as error:
+                broken[str(error)] = None
+                continue
             pinned = {"type": {"const": kind}} if name == "SinkTable" else {}
             branches.append({"properties": {**options.get("properties", {}), **pinned}})
         table["anyOf"] = branches
     whole["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    if broken:
+        whole["$comment"] = f"left out: {'; '.join(broken)}"
     return whole
 
 
@@ -367,7 +374,7 @@ def _sinks(file: File, problems: list[Problem]) -> dict[str, SinkConfig]:
     for name, table in file.sinks.items():
         try:
             model = sinks.load(table.type).Options
-            found[name] = SinkConfig(table.type, model.model_validate(table.model_extra or {}))
+            found[name] = SinkConfig(table.type, sinks.validated(model, table.model_extra or {}))
         except ValidationError as error:
             problems += _problems(error, model, ("sinks", name))
         except ValueError as error:
@@ -401,6 +408,8 @@ def _deliveries(
                 yield Delivery(block.sink, sinks.checked(model, block.model_extra or {}), block.required)
             except ValidationError as error:
                 problems += _problems(error, model, path)
+            except ValueError as error:
+                problems.append(Problem(".".join(path), str(error)))
             problems += _too_weak(path, known[block.sink].kind, block, Grade(table.preflight))
     if not any(block.required for block in table.deliver):
         problems.append(Problem(f"policies.{policy}.deliver", "no delivery is required; a secret could end up nowhere"))
@@ -466,10 +475,14 @@ def _loose_problems(raw: Mapping[str, object]) -> list[Problem]:
     kinds: dict[str, str] = {}
     for name, table in _tables(raw.get("sinks")):
         kind = table.get("type")
-        if isinstance(kind, str) and kind in sinks.types():
-            kinds[name] = kind
+        if isinstance(kind, str):
             options = {key: value for key, value in table.items() if key != "type"}
-            problems += _invalid(sinks.load(kind).Options, options, ("sinks", name))
+            try:
+                problems += _invalid(sinks.load(kind).Options, options, ("sinks", name))
+            except ValueError as error:
+                problems.append(Problem(f"sinks.{name}.type", str(error)))
+            else:
+                kinds[name] = kind
     for name, policy in _tables(raw.get("policies")):
         blocks = policy.get("deliver")
         for number, block in enumerate(blocks if isinstance(blocks, list) else ()):
@@ -487,9 +500,11 @@ def _tables(value: object) -> Iterable[tuple[str, dict[str, Any]]]:
 
 def _invalid(model: type[BaseModel], options: Mapping[str, object], where: tuple[str, ...]) -> list[Problem]:
     try:
-        model.model_validate(options)
+        sinks.validated(model, options)
     except ValidationError as error:
         return _problems(error, model, where)
+    except ValueError as error:
+        return [Problem(".".join(where), str(error))]
     return []
 
 

@@ -172,5 +172,8 @@ def _sinks(desk: Desk, proof: Proof) -> Iterator[_Finding]:
 @click.command()
 def schema() -> int:
     """Print the JSON Schema of the config, for editors."""
-    click.echo(json.dumps(config_schema(), indent=2))
+    whole = config_schema()
+    click.echo(json.dumps(whole, indent=2))
+    if "$comment" in whole:
+        click.echo(f"rotator: {visible(whole['$comment'], 1000)}", err=True)
     return OK

@@ -11,6 +11,7 @@ from rotator.engine.breaker import Breaker
 from rotator.errors import Permanent, RotatorError, Temporary
 from rotator.events import Event, EventName
 from rotator.model import (
+    Delivery,
     Held,
     Lineage,
     Mint,
@@ -113,7 +114,7 @@ class Desk:
         breaker = self.breaker(place.sink)
         breaker.admit()
         try:
-            self._ask(place, lambda sink: sink.preflight(place))
+            self._ask(place.sink, lambda sink: sink.preflight(place))
         except RotatorError as error:
             breaker.note(error)
             raise
@@ -121,30 +122,35 @@ class Desk:
 
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`."""
-        return self._ask(place, lambda sink: sink.deliver(place, mint))
+        return self._ask(place.sink, lambda sink: _a(Receipt, sink.deliver(place, mint)))
 
     def read_back(self, place: Place) -> Held:
         """See `ports.Sink`."""
-        return self._ask(place, lambda sink: sink.read_back(place))
+        return self._ask(place.sink, lambda sink: _a(Held, sink.read_back(place)))
 
     def follow_up(self, place: Place, mint: Mint) -> None:
         """See `ports.Follower`; nothing for most sinks."""
-        self._ask(place, lambda sink: sink.follow_up(place, mint) if isinstance(sink, Follower) else None)
+        self._ask(place.sink, lambda sink: sink.follow_up(place, mint) if isinstance(sink, Follower) else None)
 
-    def _ask(self, place: Place, call: Callable[[Sink], Answer]) -> Answer:
-        sink = self.sinks.get(place.sink)
+    def _ask(self, name: str, call: Callable[[Sink], Answer]) -> Answer:
+        sink = self.sinks.get(name)
         if sink is None:
-            raise Permanent(f"the sink {place.sink} is no longer configured; what it shall hold is kept sealed")
+            raise Permanent(f"the sink {name} is no longer configured; what it shall hold is kept sealed")
         try:
             return call(sink)
         except RotatorError:
             raise
         except Exception as error:  # noqa: BLE001 - boundary "plug-in call": one sink must not stop the others
-            failure = Temporary(f"the sink {place.sink} failed unexpectedly ({type(error).__name__})")
+            failure = Temporary(f"the sink {name} failed unexpectedly ({type(error).__name__})")
         raise failure  # not from within: the frames of a plug-in may hold the secret
 
     def places(self, policy: Policy, token: Token, lineage_id: str) -> tuple[Place, ...]:
-        """Return where a policy's deliveries write for a token; raises Permanent if there is no safe place."""
+        """Return where a policy's deliveries write for a token.
+
+        Raises:
+            Permanent: There is no safe place.
+            Temporary: A sink failed to say.
+        """
         facts = {
             "token_id": lineage_id,
             "name": token.name,
@@ -158,8 +164,11 @@ class Desk:
         return tuple(
             replace(place, required=delivery.required)
             for delivery in policy.deliveries
-            for place in (self.sinks[delivery.sink].resolve(delivery.options, facts),)
+            for place in (self._resolved(delivery, facts),)
         )
+
+    def _resolved(self, delivery: Delivery, facts: Mapping[str, str]) -> Place:
+        return self._ask(delivery.sink, lambda sink: _a(Place, sink.resolve(delivery.options, facts)))
 
     def lineage(self, token: Token) -> Lineage:
         """Return what the journal remembers of a token, a new lineage if nothing."""
@@ -257,6 +266,13 @@ class Result:
     retired: bool = False
     locations: tuple[str, ...] = ()
     credential_dead: bool = False
+
+
+def _a(kind: type[Answer], answer: Answer) -> Answer:
+    """Refuse what a plug-in returned instead of what it promises, before anything is concluded from it."""
+    if not isinstance(answer, kind):
+        raise TypeError(f"not a {kind.__name__}")
+    return answer
 
 
 def note(journal: Journal, emit: Emit, *events: Event) -> None:

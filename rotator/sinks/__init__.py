@@ -9,8 +9,11 @@ To add a sink, add one file that exposes exactly four names:
 - `build(name, options, base)`: returns a `rotator.ports.Sink`; relative paths count from the folder `base`.
 
 Both models forbid unknown keys, and hide input in their errors (somebody may have pasted a secret). `build` contacts
-nothing. Run the contract suite of the tests over the sink with a harness of a few lines. Modules whose names begin with
-an underscore are parts of sinks, not sinks.
+nothing. Run the conformance kit, `rotator.testing`, over the sink with a harness of a few lines. Modules whose names
+begin with an underscore are parts of sinks, not sinks.
+
+Another distribution adds a type by an entry point of the group `rotator.sinks` whose value names such a module; see
+`_plugins`. The name of one of our own files wins.
 """
 
 import difflib
@@ -19,13 +22,16 @@ import pkgutil
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from rotator.model import Grade
 from rotator.ports import Sink
+from rotator.sinks import _plugins
 from rotator.text import visible
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class SinkModule(Protocol):
@@ -49,26 +55,54 @@ class SinkModule(Protocol):
 @cache
 def types() -> tuple[str, ...]:
     """Return the names of all sink types, sorted, without loading any."""
-    return tuple(sorted(found.name for found in pkgutil.iter_modules(__path__) if not found.name.startswith("_")))
+    return tuple(sorted({*_own(), *_plugins.installed()}))
+
+
+@cache
+def _own() -> frozenset[str]:
+    return frozenset(found.name for found in pkgutil.iter_modules(__path__) if not found.name.startswith("_"))
 
 
 def load(kind: str) -> SinkModule:
     """Return the module of a sink type: the one place that imports by name, so that only used SDKs are loaded.
 
+    What is installed is searched for a name only that is none of our own files.
+
     Raises:
-        ValueError: There is no such type; the message lists them.
+        ValueError: There is no such type, and the message lists them; or it is of a plug-in that is broken.
     """
-    if kind not in types():
-        near = difflib.get_close_matches(kind, types(), 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"there is no sink type '{visible(kind, 40)}'; {hint}known are {', '.join(types())}")
-    return cast("SinkModule", importlib.import_module(f"{__name__}.{kind}"))
+    if kind in _own():
+        return cast("SinkModule", importlib.import_module(f"{__name__}.{kind}"))
+    if kind in _plugins.installed():
+        return cast("SinkModule", _plugins.load(kind))
+    near = difflib.get_close_matches(kind, types(), 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"there is no sink type '{visible(kind, 40)}'; {hint}known are {', '.join(map(visible, types()))}")
+
+
+def validated(model: type[Model], values: Mapping[str, object]) -> Model:
+    """Return options as the type's own model.
+
+    Raises:
+        pydantic.ValidationError: All problems at once.
+        ValueError: The model's own code failed otherwise.
+    """
+    return _plugins.contained(
+        f"the check of {model.__module__}", lambda: model.model_validate(values), (ValidationError,)
+    )
 
 
 def checked(model: type[BaseModel], values: Mapping[str, object]) -> dict[str, object]:
     """Return validated options as plain JSON-able values.
 
     Raises:
-        pydantic.ValidationError: All problems at once.
+        pydantic.ValidationError, ValueError: See `validated`.
     """
-    return model.model_validate(values).model_dump(mode="json")
+    valid = validated(model, values)
+    return _plugins.contained(f"the check of {model.__module__}", lambda: valid.model_dump(mode="json"))
+
+
+def described(kind: str, attribute: str) -> dict[str, Any]:
+    """Return the JSON Schema of a type's `Options` or `DeliveryOptions`; raises ValueError if the type is broken."""
+    model: type[BaseModel] = getattr(load(kind), attribute)
+    return _plugins.contained(f"the schema of {model.__module__}", model.model_json_schema)

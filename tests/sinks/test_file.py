@@ -110,9 +110,9 @@ class FileHarness:
             return None
         text = path.read_text()
         if path.suffix == ".json":
-            return json.loads(text).get("token")
+            return json.loads(text).get(place.location.partition("#")[2])
         if path.suffix == ".env":
-            return sourced(path).get("TOKEN")
+            return sourced(path).get(place.location.partition("#")[2])
         return text
 
     def write(self, place: Place, secret: str) -> None:
@@ -138,6 +138,24 @@ class FileHarness:
         text = path.read_text()
         inside = path.suffix == "" or '"neighbour": 1.5' in text or "# ours\nNEIGHBOUR='a b'\n" in text
         return inside and (path.parent / "neighbour").read_text() == "theirs"
+
+    def rebuilt(self) -> Sink:
+        """Open the same folder again."""
+        return build(self.directory)
+
+    def remove(self, place: Place) -> bool:
+        """Remove the file, or where it has keys, the key."""
+        path = path_of(place)
+        if path.suffix:
+            path.write_text("{}" if path.suffix == ".json" else "")
+        else:
+            path.unlink()
+        return True
+
+    @property
+    def sibling(self) -> dict[str, object] | None:
+        """Another key of the same file."""
+        return {**self.block, "fields": {"token2": "{secret}"}} if "format" in self.block else None
 
     @contextmanager
     def broken(self, place: Place) -> Iterator[None]:
