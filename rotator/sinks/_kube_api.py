@@ -8,13 +8,15 @@ is a value too, for `_kube_failures` to put into words.
 
 import json
 import os
+import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from types import SimpleNamespace
 from typing import Any, Final
@@ -26,7 +28,6 @@ from rotator.errors import ConfigError, CredentialRejected, Permanent, Temporary
 FIELD_MANAGER: Final = "rotator"
 _LONGEST = 8 * 1024 * 1024  # bytes of an answer; a Secret holds one mebibyte at most, encoded a third more
 _CONNECTIONS = 16
-_INSTALL = "pip install 'rotator[kubernetes]'"
 
 
 class Trouble(Enum):
@@ -136,14 +137,13 @@ class KubeApi:
         """Return what came of a request.
 
         Raises:
-            ConfigError: The package of the official client is missing.
             Temporary, Permanent: There is no usable configuration or credential; nothing was sent.
         """
         session = self._current(None)
         answer = session.send(request)
         if answer.status == 401:  # no effect; a projected token or a client certificate was perhaps renewed meanwhile
             answer = self._current(session).send(request)
-        elif answer.trouble is Trouble.UNTRUSTED:
+        elif answer.trouble:  # address, CA or client certificate may be others by the next call
             self._forget(session)
         return answer
 
@@ -222,39 +222,41 @@ class _Session:
         return {**headers, **({"Authorization": token} if token else {})}
 
     def _token(self) -> str:
-        sdk = self._sdk
-        try:
-            # Older clients file the token under the one name, newer ones under the other.
-            token = self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
-        except sdk.UNUSABLE:
-            token = None
-            failed = True
-        else:
-            failed = False
-        if failed:
-            raise Temporary("the Kubernetes credential cannot be renewed; see that its file or program can be used")
+        # Older clients file the token under the one name, newer ones under the other.
+        ask = self._configuration.get_api_key_with_prefix
+        token = self._bounded(lambda: ask("BearerToken", alias="authorization"))
+        if isinstance(token, _Unusable):
+            raise Temporary(f"the Kubernetes credential cannot be renewed ({token.why}); see its file or program")
         return str(token or "").strip()
 
     def _loaded(self, access: Access) -> Any:
-        sdk = self._sdk
-        configuration = sdk.Configuration()
-        failure = ""
-        try:
-            if access.kubeconfig or access.context or "KUBERNETES_SERVICE_HOST" not in os.environ:
-                sdk.config.load_kube_config(
-                    config_file=access.kubeconfig or None,
-                    context=access.context or None,
-                    client_configuration=configuration,
-                    persist_config=False,
-                )
-            else:
-                sdk.config.load_incluster_config(client_configuration=configuration)
-        except sdk.UNUSABLE as error:
-            failure = type(error).__name__
-        if failure:
+        config, configuration = self._sdk.config, self._sdk.Configuration()
+        if access.kubeconfig or access.context or "KUBERNETES_SERVICE_HOST" not in os.environ:
+            what = {"config_file": access.kubeconfig or None, "context": access.context or None}
+            loaded = self._bounded(
+                lambda: config.load_kube_config(client_configuration=configuration, persist_config=False, **what)
+            )
+        else:
+            loaded = self._bounded(lambda: config.load_incluster_config(client_configuration=configuration))
+        if isinstance(loaded, _Unusable):
             where = f"kubeconfig {access.kubeconfig}" if access.kubeconfig else "Kubernetes configuration"
-            raise Temporary(f"the {where} cannot be used ({failure}); see that it exists and names context and cluster")
+            raise Temporary(f"the {where} cannot be used ({loaded.why}); see that it exists and is whole")
         return configuration
+
+    def _bounded(self, call: Callable[[], object]) -> object:
+        """Return what the official client returns, which may run a program that hangs, or why it is of no use."""
+        outcome: list[object] = [_Unusable("it takes too long")]
+
+        def run() -> None:
+            try:
+                outcome.append(call())
+            except self._sdk.UNUSABLE as error:
+                outcome.append(_Unusable(type(error).__name__))
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(self._timeout_s)
+        return outcome[-1]
 
     def _check(self) -> None:
         """Refuse what would send a secret to somebody else, or without saying who we are."""
@@ -270,53 +272,79 @@ class _Session:
             )
 
     def _connections(self, access: Access) -> Any:
-        configuration, sdk = self._configuration, self._sdk
+        configuration, urllib3 = self._configuration, self._sdk.urllib3
         options: dict[str, Any] = {
             "num_pools": 2,
             "maxsize": _CONNECTIONS,
-            "timeout": sdk.urllib3.Timeout(connect=self._timeout_s, read=self._timeout_s),
-            "cert_reqs": "CERT_REQUIRED",
-            "ca_certs": access.ca_bundle or configuration.ssl_ca_cert or None,
-            "cert_file": configuration.cert_file or None,
-            "key_file": configuration.key_file or None,
+            "timeout": urllib3.Timeout(connect=self._timeout_s, read=self._timeout_s),
         }
-        if getattr(configuration, "tls_server_name", None):
-            options["server_hostname"] = configuration.tls_server_name
-        if urlsplit(self._base).scheme != "https":
-            options = {key: options[key] for key in ("num_pools", "maxsize", "timeout")}
-        proxy = _proxy(self._base, configuration.proxy)
-        if proxy:
-            return sdk.urllib3.ProxyManager(proxy, **options)
-        return sdk.urllib3.PoolManager(**options)
+        if urlsplit(self._base).scheme == "https":
+            options["ssl_context"] = _trust(access, configuration)
+            if getattr(configuration, "tls_server_name", None):
+                options["server_hostname"] = configuration.tls_server_name
+        proxy = proxy_for(self._base, configuration.proxy)
+        return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
 
 
-@cache
-def _sdk() -> SimpleNamespace:
-    """Load the official client and what it brings: the one place that does, for it takes a second.
+@dataclass(frozen=True, slots=True)
+class _Unusable:
+    """What the official client was asked for is not to be had."""
+
+    why: str
+
+
+def require_sdk() -> None:
+    """Look for the official client without loading it.
 
     Raises:
         ConfigError: It is not installed.
     """
-    try:
-        urllib3, yaml, config, client = map(
-            import_module, ("urllib3", "yaml", "kubernetes.config", "kubernetes.client")
-        )
-    except ImportError:
-        problem: ConfigError | None = ConfigError.of("", f"kubernetes_secret needs: {_INSTALL}")
-    else:
-        problem = None
-    if problem:
-        raise problem
+    if find_spec("kubernetes") is None:
+        raise ConfigError.of("", "sinks of type kubernetes_secret need: pip install 'rotator[kubernetes]'")
+
+
+@cache
+def _sdk() -> SimpleNamespace:
+    """Load the official client and what it brings: the one place that does, for it takes a second."""
+    urllib3, yaml = import_module("urllib3"), import_module("yaml")
+    config, client = import_module("kubernetes.config"), import_module("kubernetes.client")
     errors = urllib3.exceptions
     # What `kubernetes.config` raises for files that are missing, malformed or incomplete: more than its own exception.
     unusable = (config.ConfigException, yaml.YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError)
     known = SimpleNamespace(
         ANY=(errors.HTTPError, OSError),
-        NOT_SENT=(errors.NewConnectionError, errors.ConnectTimeoutError, errors.ProxyError, errors.LocationValueError),
+        NOT_SENT=(
+            errors.NewConnectionError,
+            errors.ConnectTimeoutError,
+            errors.ProxyError,
+            errors.ClosedPoolError,
+            errors.LocationValueError,
+        ),
     )
     return SimpleNamespace(
         Configuration=client.Configuration, config=config, urllib3=urllib3, errors=known, UNUSABLE=unusable
     )
+
+
+def _trust(access: Access, configuration: Any) -> ssl.SSLContext:
+    """Return whom we trust and who we are, as TLS sees it.
+
+    Raises:
+        Temporary: A file of it cannot be used.
+    """
+    path = access.ca_bundle or configuration.ssl_ca_cert or None
+    try:
+        context = ssl.create_default_context(cafile=path)
+        # CAs of clusters often lack the key identifiers that the strict mode of newer Pythons asks for.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if configuration.cert_file:
+            path = configuration.cert_file
+            context.load_cert_chain(configuration.cert_file, configuration.key_file or None)
+    except OSError as error:  # those of ssl among them
+        failure = type(error).__name__
+    else:
+        return context
+    raise Temporary(f"the certificates in {path} cannot be used ({failure}); see that they exist and are whole")
 
 
 def _trouble(error: BaseException, errors: SimpleNamespace) -> Trouble:
@@ -352,7 +380,7 @@ def _decoded(content: bytes) -> Mapping[str, Any]:
     return decoded if isinstance(decoded, dict) and "kind" in decoded else {}
 
 
-def _proxy(base: str, configured: str | None) -> str:
+def proxy_for(base: str, configured: str | None) -> str:
     """Return the proxy: the kubeconfig's, or the environment's unless NO_PROXY names the host or its network."""
     url = urlsplit(base)
     proxies = getproxies_environment()

@@ -106,14 +106,7 @@ def rule(request: Request) -> str:
 
 
 def _missing(where: str, request: Request, answer: Answer) -> RotatorError:
-    kind, name = answer.about
-    if kind == "namespaces":
-        return NotFound(f"{where}: there is no namespace {name_of(request)}; create it, or fix the delivery (404)")
-    if answer.reason == "NotFound" and name:
-        return NotFound(f"{where}: there is no such object (404)")
+    if answer.about[0] == "namespaces":
+        namespace = request.parts[request.parts.index("namespaces") + 1]
+        return NotFound(f"{where}: there is no namespace {namespace}; create it, or fix the delivery (404)")
     return Permanent(f"{where}: what answered (404) is not the Kubernetes API; see that the address is right")
-
-
-def name_of(request: Request) -> str:
-    """Return the namespace of a request."""
-    return request.parts[request.parts.index("namespaces") + 1]

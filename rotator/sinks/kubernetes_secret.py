@@ -25,7 +25,7 @@ from rotator.errors import NotFound, Permanent, RotatorError, Temporary
 from rotator.model import Grade, Held, Mint, Place, Receipt
 from rotator.secret import Secret
 from rotator.sinks._fields import SAMPLE, FieldsOptions, secret_key, used_facts
-from rotator.sinks._kube_api import Access, KubeApi, Request
+from rotator.sinks._kube_api import Access, Answer, KubeApi, Request, require_sdk
 from rotator.sinks._kube_failures import failure
 from rotator.sinks._naming import Naming
 from rotator.templates import PLACEHOLDERS, render_fields
@@ -261,7 +261,8 @@ class _Existing:
 
 
 def build(name: str, options: Options, base: Path) -> "KubernetesSecretSink":
-    """See `rotator.sinks`."""
+    """See `rotator.sinks`; raises ConfigError if the official client is not installed."""
+    require_sdk()
     access = Access(
         kubeconfig=_path(options.kubeconfig, base),
         context=options.context,
@@ -318,11 +319,11 @@ class KubernetesSecretSink:
         target = _Target.of(place)
         self._write(place.location, target, _PROBE, dry_run=True)
         for kind, name in target.restart:
-            request = _rollout(target, kind, name, _PROBE, dry_run=True)
-            answer = self._api.ask(request)
+            where, request = f"{place.location}: {kind}/{name}", _rollout(target, kind, name, _PROBE, dry_run=True)
+            answer = self._ask(where, request)
             # One that is missing may be deployed once the Secret is there.
             if not answer.is_good and not (answer.status == 404 and answer.reason == "NotFound"):
-                raise failure(f"{place.location}: {kind}/{name}", request, answer)
+                raise failure(where, request, answer)
 
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`. If every key holds its value already, nothing is written: readers may watch the object."""
@@ -372,18 +373,25 @@ class KubernetesSecretSink:
         return record.mint_id == mint.id and (target.restart_on_create or not record.is_first)
 
     def _roll_out(self, where: str, request: Request) -> RotatorError | None:
-        answer = self._api.ask(request)
+        answer = self._ask(where, request)
         if answer.is_good:
             return None
         if answer.status == 404 and answer.reason == "NotFound":
             return NotFound(f"{where} does not exist, so it was not restarted; create it, or fix restart (404)")
         return failure(where, request, answer)
 
+    def _ask(self, where: str, request: Request) -> Answer:
+        try:
+            return self._api.ask(request)
+        except (Temporary, Permanent) as error:  # nothing was sent
+            problem = type(error)(f"{where}: {error.message}")
+        raise problem
+
     def _read(self, where: str, target: _Target) -> _Existing | None:
         """Return the Secret; None only if the API itself says that there is none."""
         request = Request("GET", (*target.secrets, target.name))
-        answer = self._api.ask(request)
-        if answer.status == 404 and answer.reason == "NotFound" and answer.about == ("secrets", target.name):
+        answer = self._ask(where, request)
+        if _is_missing(answer, target):
             return None
         if not answer.is_good:
             raise failure(where, request, answer)
@@ -391,7 +399,7 @@ class KubernetesSecretSink:
 
     def _require_namespace(self, where: str, target: _Target) -> None:
         """Refuse a namespace that is missing, where we may see that: it says more than that the Secret is."""
-        answer = self._api.ask(Request("GET", target.secrets[:-1]))
+        answer = self._ask(where, Request("GET", target.secrets[:-1]))
         if answer.status == 404 and answer.about[0] == "namespaces":
             raise Permanent(f"{where}: there is no namespace {target.namespace}; create it, or fix the delivery (404)")
 
@@ -404,12 +412,16 @@ class KubernetesSecretSink:
                 request = _change(target, existing, mint, dry_run)
                 if request is None:
                     return existing.version if existing else ""
-                answer = self._api.ask(request)
+                answer = self._ask(where, request)
                 if answer.is_good:
                     return _Existing.of(answer.content).version
-                if answer.status != 409 or not answer.is_status:
+                if not (_is_missing(answer, target) or (answer.status == 409 and answer.is_status)):
                     raise failure(where, request, answer)
         raise Temporary(f"{where}: somebody else keeps changing the Secret (409); it is tried again later")
+
+
+def _is_missing(answer: Answer, target: _Target) -> bool:
+    return answer.status == 404 and answer.reason == "NotFound" and answer.about == ("secrets", target.name)
 
 
 def _workload(text: str, facts: Mapping[str, str]) -> tuple[str, str]:

@@ -106,6 +106,17 @@ class KubeServer:
         request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
         return str(self.call("POST", path, request)["status"]["token"])
 
+    def client_certificate(self, user: str, group: str) -> tuple[Path, Path]:
+        """Write a certificate by which a user of a group logs in; return the paths of it and of its key."""
+        signer = serialization.load_pem_private_key((self.folder / "ca.key").read_bytes(), None)
+        issuer = x509.load_pem_x509_certificate(self.ca.read_bytes())
+        assert isinstance(signer, rsa.RSAPrivateKey)
+        key, certificate = _signed(user, signer, issuer, group)
+        paths = self.folder / f"{user}.pem", self.folder / f"{user}.key"
+        paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        paths[1].write_bytes(_private(key))
+        return paths
+
     def kubeconfig(self, user: dict[str, object], server: str = "", **cluster: object) -> Path:
         """Write a kubeconfig for a user, such as `{"token": ...}`, that reaches the server or another address."""
         path = self.folder / f"kubeconfig-{next(self.numbers)}"
@@ -221,10 +232,11 @@ def _private(key: rsa.RSAPrivateKey) -> bytes:
 
 
 def _signed(
-    name: str, signer: rsa.RSAPrivateKey | None, issuer: x509.Certificate | None
+    name: str, signer: rsa.RSAPrivateKey | None, issuer: x509.Certificate | None, group: str = ""
 ) -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
     key = rsa.generate_private_key(65537, 2048)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    groups = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group)] if group else []
+    subject = x509.Name([*groups, x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
     issuing_key = (signer or key).public_key()
     builder = (
@@ -259,7 +271,7 @@ class Seen:
 
     method: str
     path: str
-    body: bytes
+    body: bytes = field(repr=False)
     headers: dict[str, str]
 
 
@@ -268,7 +280,7 @@ class Reply:
     """What the proxy answers: the server's own answer, or one made up; `cut` answers nothing and hangs up."""
 
     status: int = 200
-    body: bytes = b""
+    body: bytes = field(default=b"", repr=False)
     headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False
 
@@ -282,11 +294,16 @@ class FaultyProxy:
 
     def __init__(self, server: KubeServer) -> None:
         self.seen: list[Seen] = []
+        self.connections = 0
         self.fault: Fault = lambda _, forward: forward()
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                proxy.connections += 1
 
             def handle_one_request(self) -> None:
                 with suppress(ConnectionError):
