@@ -25,6 +25,7 @@ from rotator.model import Policy, Rotation
 from rotator.ports import Clock, Emit, Journal, OwnCredential, Sink
 from rotator.providers.astro.http import Endpoint
 from rotator.providers.astro.provider import AstroProvider, AstroSettings
+from rotator.stores import Stores
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,12 @@ def opened(
     stop = threading.Event()
     emit, clock = _fan_out(listeners), clock or SystemClock(stop)
     with ExitStack() as stack:
-        journal = _journal(config, actor, emit, clock) if writing else Reader(config.journal_path, key_source(config))
+        stores = Stores(config)
+        stack.callback(stores.close)
+        if writing:
+            journal: Reader = _journal(config, actor, emit, clock, stores)
+        else:
+            journal = Reader(config.journal_path, key_source(config, stores))
         stack.callback(journal.close)
         if isinstance(journal, SqliteJournal):
             note(journal, emit, _loaded(config, clock))
@@ -93,7 +99,7 @@ def opened(
             if mine or any(rotation.provider == name for rotation in unfinished):
                 # planning and showing call only the reading half of the journal
                 settings = _settings(config)
-                made = provider(config, name, emit, clock)
+                made = provider(config, name, emit, clock, stores)
                 desk = Desk(made, mine, built, cast("Journal", journal), clock, emit, settings, writing=writing)
                 stack.callback(desk.close)
                 stack.callback(made.close)
@@ -137,19 +143,21 @@ def by_hand(
     """
     emit, clock = _fan_out(listeners), clock or SystemClock()
     with ExitStack() as stack:
-        chosen = provider(config, name, emit, clock)
+        stores = Stores(config)
+        stack.callback(stores.close)
+        chosen = provider(config, name, emit, clock, stores)
         stack.callback(chosen.close)
-        journal = _journal(config, actor, emit, clock)
+        journal = _journal(config, actor, emit, clock, stores)
         stack.callback(journal.close)
         note(journal, emit, _loaded(config, clock))
         policies = tuple(policy for policy in config.policies if policy.provider == name)
         yield Hands(chosen, policies, journal, clock, emit, config.state_dir)
 
 
-def provider(config: Config, name: str, emit: Emit, clock: Clock) -> AstroProvider:
+def provider(config: Config, name: str, emit: Emit, clock: Clock, stores: Stores) -> AstroProvider:
     """Return the provider of a `[providers.X]` table; nothing is contacted yet."""
     table = config.providers[name]
-    credentials = [_credential(config, text) for text in table.credential]
+    credentials = [_credential(text, stores) for text in table.credential]
     for own in credentials:
         own.read()  # a reference that yields nothing is a config error, found before anything is done
     settings = AstroSettings(
@@ -162,9 +170,9 @@ def provider(config: Config, name: str, emit: Emit, clock: Clock) -> AstroProvid
     return AstroProvider(settings, credentials, clock, emit, random.Random())  # noqa: S311 - spreads retries
 
 
-def _credential(config: Config, text: str) -> OwnCredential:
+def _credential(text: str, stores: Stores) -> OwnCredential:
     reference = Reference.parse(text)
-    return OwnCredential(reference.absolute(config.state_dir), lambda: reference.read(config.state_dir))
+    return OwnCredential(stores.name(reference), lambda: stores.read(reference))
 
 
 def _settings(config: Config) -> Settings:
@@ -172,7 +180,7 @@ def _settings(config: Config) -> Settings:
     return Settings(engine.workers, engine.max_clock_skew, engine.late_window, engine.drift_check)
 
 
-def _journal(config: Config, actor: str, emit: Emit, clock: Clock) -> SqliteJournal:
+def _journal(config: Config, actor: str, emit: Emit, clock: Clock, stores: Stores) -> SqliteJournal:
     author = Author(actor, uuid.uuid4().hex[:12])
     path = config.audit_path
     try:
@@ -184,7 +192,7 @@ def _journal(config: Config, actor: str, emit: Emit, clock: Clock) -> SqliteJour
     def failed(message: str) -> None:
         emit(Event(name=EventName.AUDIT_FAILED, at=clock.now(), message=message))
 
-    return open_journal(config.journal_path, key_source(config), trail, failed)
+    return open_journal(config.journal_path, key_source(config, stores), trail, failed)
 
 
 def _loaded(config: Config, clock: Clock) -> Event:
@@ -192,12 +200,12 @@ def _loaded(config: Config, clock: Clock) -> Event:
     return Event(name=EventName.CONFIG_LOADED, at=clock.now(), message=said)
 
 
-def key_source(config: Config) -> KeySource:
+def key_source(config: Config, stores: Stores) -> KeySource:
     """Return where the sealing keys come from, and where a new one may be made."""
     reference = Reference.parse(config.journal.key)
     file = reference.path(config.state_dir)
     missing = file is not None and not file.exists()
-    return KeySource(str(reference), None if missing else reference.read(config.state_dir), file)
+    return KeySource(str(reference), None if missing else stores.read(reference), file)
 
 
 def _close(sink: Sink) -> None:

@@ -19,13 +19,14 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from rotator import sinks
-from rotator.credentials import Reference
+from rotator.credentials import FORMS, Reference
 from rotator.errors import ConfigError, Problem
 from rotator.model import Brake, Delivery, Grade, Policy, Scope, Select, Share, Strategy, Wave, When
 from rotator.schedule import Schedule, Windows, parse_zone
 from rotator.timing import parse_duration, parse_percent
 
 _EVERY_NAME = ("*",)
+_REFERENCES = ("credential", "key", "token", "role_id", "secret_id", "jwt")
 _SHORTEST_IDLE = timedelta(days=7)
 _ALL = Wave(share=1.0)
 _ANY_ZONE = ZoneInfo("UTC")  # whether a text is a schedule or a window is the same in every zone
@@ -112,7 +113,7 @@ def _zone(value: object) -> object:
 
 def _reference(value: object) -> object:
     if not isinstance(value, str):
-        raise ValueError("must be a secret reference, env:NAME or file:/path")
+        raise ValueError(f"must be a secret reference, {FORMS}")
     Reference.parse(value)
     return value
 
@@ -525,7 +526,7 @@ def _problem(row: Any, model: type[BaseModel], where: tuple[str, ...]) -> Proble
     said = row["msg"].removeprefix("Value error, ")
     found = row["input"]
     # Never repeat what stands where a reference belongs: it may be the secret itself.
-    secret = location and location[-1] in ("credential", "key")
+    secret = location and location[-1] in _REFERENCES
     shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) and not secret else ""
     return Problem(path, f"{said}{'' if repr(found) in said else shown}")
 

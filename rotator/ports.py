@@ -77,8 +77,8 @@ class OwnCredential:
     """A credential that rotator itself works with.
 
     Attributes:
-        reference: Where it is: `env:NAME`, `file:/absolute/path`.
-        read: Returns it as it is there now; raises ConfigError.
+        reference: Where it is: `env:NAME`, `file:/absolute/path`, `vault:mount/path#key`, `aws:name#key`.
+        read: Returns it as it is there now; raises ConfigError, or Temporary where its store cannot be reached.
     """
 
     reference: str

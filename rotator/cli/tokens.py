@@ -29,6 +29,7 @@ from rotator.logs import Log
 from rotator.model import NewToken, Scope, Token
 from rotator.ports import Listing
 from rotator.providers.astro.provider import AstroProvider, ref_of
+from rotator.stores import Stores
 from rotator.text import visible
 
 LONGEST_LIFE_DAYS = 3650  # what the API allows
@@ -318,7 +319,10 @@ def _found(asked: _Asked, source: AstroProvider, token_id: str, home: _Home) -> 
 @contextmanager
 def _reading(asked: _Asked) -> Iterator[AstroProvider]:
     """Open the provider alone: looking needs no journal."""
-    with closing(provider(asked.config, asked.provider, _log(), SystemClock())) as source:
+    with (
+        closing(Stores(asked.config)) as stores,
+        closing(provider(asked.config, asked.provider, _log(), SystemClock(), stores)) as source,
+    ):
         yield source
 
 
