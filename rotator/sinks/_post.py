@@ -121,6 +121,8 @@ def split(url: str) -> tuple[Origin, str]:
     Raises:
         ValueError: It cannot be used; the message says what to write and never repeats it.
     """
+    if not all("!" <= character <= "~" for character in url):  # urlsplit would drop some of them in silence
+        raise ValueError("must be a URL without spaces, of ASCII only")
     try:
         parts = urllib.parse.urlsplit(url)
         origin = Origin(parts.scheme, parts.hostname or "", parts.port)
@@ -254,7 +256,8 @@ class Line:
     """How an origin is reached.
 
     Attributes:
-        timeout_s: For the whole call; resolving a name is bounded by the resolver.
+        timeout_s: For the whole call. Until it is connected, for each step: resolving a name is bounded by the
+            resolver, and each address of it is tried for so long.
     """
 
     origin: Origin
@@ -302,6 +305,8 @@ def post(connection: http.client.HTTPConnection, timeout_s: float, request: Requ
             connection.connect()
         except _CLIENT_ERRORS as error:
             return _connecting(error)
+        if time.monotonic() >= deadline_s:
+            return NO_CONNECTION_IN_TIME
         try:
             return _exchanged(connection, deadline_s, request)
         except _CLIENT_ERRORS as error:

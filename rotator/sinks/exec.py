@@ -115,19 +115,21 @@ class Command:
         found = shutil.which(self.arguments[0], path=environment["PATH"])
         if found is None or not os.path.isabs(found):
             raise Permanent("there is no such program that may be executed; correct command, or chmod +x the file")
-        _refuse_unsafe(os.path.realpath(found))
+        _refuse_unsafe(found)
         return Program((found, *self.arguments[1:]), environment, self.folder, self.timeout_s)
 
 
 def _refuse_unsafe(path: str) -> None:
-    """Refuse a program that anybody on the machine could replace."""
-    file, folder = os.stat(path), os.stat(os.path.dirname(path))
-    if not stat.S_ISREG(file.st_mode):
+    """Refuse a program that anybody on the machine could replace, itself or a link to it."""
+    real = os.path.realpath(path)
+    if not os.path.isfile(real):
         raise Permanent("the program is not a file")
-    if file.st_mode & stat.S_IWOTH:
+    if os.stat(real).st_mode & stat.S_IWOTH:
         raise Permanent("everybody may write the program, so it is not given a secret; chmod o-w the file")
-    if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
-        raise Permanent("everybody may write the program's folder, so it is not given a secret; chmod o-w the folder")
+    for folder in {os.path.dirname(path), os.path.dirname(real)}:
+        mode = os.stat(folder).st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise Permanent("everybody may write the program's folder, so it is not given a secret; chmod o-w it")
 
 
 def build(name: str, options: Options, base: Path) -> "ExecSink":

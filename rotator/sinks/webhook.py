@@ -1,9 +1,12 @@
 """The `webhook` sink: secrets POSTed as signed JSON events to a receiver of the user's own.
 
-Requests follow Standard Webhooks: `webhook-id` is the mint id, hence the same however often a delivery is repeated,
-and the signature covers id, time and body. Every preflight is a signed event without a secret that the receiver has to
-accept, so that a wrong address, key or certificate is found before a secret depends on it: the grade is `attested`.
-It is not optional because a module has one grade, and one that were `none` would say nothing of any webhook.
+Requests follow Standard Webhooks: `webhook-id` is the mint id and a digest of the key, hence the same however often a
+delivery is repeated, and the signature covers id, time and body. The digest is there because a receiver that tells
+repetitions by the id alone would drop the second of two keys of one mint.
+
+Every preflight is a signed event without a secret that the receiver has to accept, so that a wrong address, key or
+certificate is found before a secret depends on it: the grade is `attested`. It is not optional because a module has one
+grade, and one that were `none` would say nothing of any webhook.
 
 Nothing is kept between calls, so threads share a sink.
 
@@ -225,7 +228,7 @@ class WebhookSink:
         if not _ID.fullmatch(mint.id):
             raise Permanent(f"{place.location}: the mint's id cannot stand in a header")
         target = Target.of(place)
-        answer = self._sent(place, target, mint.id, lambda: _hooks.delivery(target, mint))
+        answer = self._sent(place, target, delivery_id(target, mint), lambda: _hooks.delivery(target, mint))
         failure = delivery_failure(place.location, answer, self._moment())
         if failure is not None:
             raise failure
@@ -287,6 +290,12 @@ def _signed(path: str, event: tuple[str, int], credentials: tuple[list[bytes], d
         "webhook-signature": " ".join(signature(key, event_id, sent_at, body) for key in keys),
     }
     return Request(path, headers, body)
+
+
+def delivery_id(target: Target, mint: Mint) -> str:
+    """Return what stands for a delivery at its receiver, however often it is sent."""
+    spot = hashlib.sha256(f"{target.path}#{target.key}".encode()).hexdigest()
+    return f"{mint.id}_{spot[:12]}"
 
 
 def signature(key: bytes, event_id: str, sent_at: int, body: bytes) -> str:

@@ -97,12 +97,10 @@ class Receiver:
             return 204, b""
         if event["type"] == "token.verify":
             return 200, json.dumps({"mint_id": self.held().get(name, {}).get("mint_id")}).encode()
-        if (
-            request.headers["webhook-id"] in self.ids
-            and self.held().get(name, {}).get("mint_id") == (request.headers["webhook-id"])
-        ):
+        mint_id = event["data"]["mint_id"]
+        if request.headers["webhook-id"] in self.ids and self.held().get(name, {}).get("mint_id") == mint_id:
             return 409, b"seen"
-        self.put(name, event["data"]["secret"], request.headers["webhook-id"])
+        self.put(name, event["data"]["secret"], mint_id)
         self.ids.add(request.headers["webhook-id"])
         return 200, b'{"ok": true}'
 
