@@ -227,6 +227,16 @@ def test_links_do_not_hide_what_everybody_may_write(tmp_path: Path) -> None:
         sink.preflight(place_of(sink))
 
 
+def test_a_link_that_everybody_may_replace_is_refused(tmp_path: Path) -> None:
+    """A safe program behind a link in an open folder is none: tomorrow the link leads elsewhere."""
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "open" / "link").symlink_to(program(tmp_path, ""))
+    sink = build(tmp_path / "open" / "link")
+    with raising_without_secret(Permanent, match="everybody may write the program's folder"):
+        sink.preflight(place_of(sink))
+
+
 def test_a_name_is_looked_for_in_the_path_of_the_program(tmp_path: Path) -> None:
     """PATH may be set in the configuration; a relative entry of it never counts."""
     program(tmp_path, "import sys; sys.stdin.read()", name="put-it")
@@ -325,12 +335,15 @@ def test_the_secret_comes_on_standard_input_only(tmp_path: Path, monkeypatch: py
     path = program(tmp_path, LOOK)
     odd = "a b; $(id) `id` 'x'"
     sink = build(path, odd, "--", cwd=str(tmp_path), environment={"REGION": "eu"})
+    core = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (core[1], core[1]))  # as if somebody had asked for core dumps
     extra = os.open(os.devnull, os.O_RDONLY)
     os.set_inheritable(extra, True)  # noqa: FBT003 - it takes no keywords
     try:
         sink.deliver(place_of(sink), mint())
     finally:
         os.close(extra)
+        resource.setrlimit(resource.RLIMIT_CORE, core)
     saw = json.loads((tmp_path / "saw.json").read_text())
     line, end, rest = saw["given"].partition("\n")
     assert (end, rest) == ("\n", "")

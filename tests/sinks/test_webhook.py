@@ -681,6 +681,15 @@ def test_a_proxy_tunnels_and_never_sees_the_secret(tmp_path: Path, pki: Pki, mon
         assert not any(b"canary" in head or b"webhook" in head for head in proxy.seen)
 
 
+def test_the_loopback_needs_no_proxy(tmp_path: Path, pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxy reaches our own machine, so none is asked to."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    with serving(Receiver(tmp_path / "store.json", KEYS), server_side(pki)) as receiver:
+        sink = build(tmp_path, receiver.url, ca_bundle=str(pki.ca))
+        sink.preflight(place_of(sink))
+        assert len(receiver.seen) == 1
+
+
 def test_a_proxy_that_refuses_certainly_had_no_effect(tmp_path: Path) -> None:
     """Nothing went through, and nothing the proxy says is repeated."""
     with proxying(Proxy(9, refuses=True)) as proxy:
