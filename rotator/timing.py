@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
+_LONGEST_SHOWN = 24  # characters; what is longer may be a secret that was pasted into the wrong line
 
 
 def parse_duration(text: str) -> timedelta:
@@ -17,11 +18,12 @@ def parse_duration(text: str) -> timedelta:
     compact = text.strip().replace(" ", "")
     parts = _DURATION.findall(compact)
     if not parts or "".join(number + unit for number, unit in parts) != compact:
-        raise ValueError(f'{text!r} is not a duration; write for example "90d", "36h", "15m" or "30s"')
+        shown = repr(text) if len(text) <= _LONGEST_SHOWN else "this"
+        raise ValueError(f'{shown} is not a duration; write for example "90d", "36h", "15m" or "30s"')
     try:
         return sum((timedelta(**{_UNITS[unit]: float(number)}) for number, unit in parts), timedelta())
     except OverflowError:
-        raise ValueError(f"{text!r} is longer than a duration can be") from None
+        raise ValueError("this is longer than a duration can be") from None
 
 
 def parse_percent(text: str) -> float:

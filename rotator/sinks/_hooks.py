@@ -125,7 +125,7 @@ def _encoded(action: Action, timestamp: str, told: Mapping[str, str | None]) -> 
 
 
 def _duration(text: str) -> str:
-    if not parse_duration(text[:40]):
+    if not parse_duration(text):
         raise ValueError('must be longer than nothing, such as "30s"')
     return text
 
