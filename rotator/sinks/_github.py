@@ -11,7 +11,7 @@ import email.utils
 import logging
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from platform import python_version
@@ -31,7 +31,20 @@ from rotator.errors import (
     Throttled,
 )
 from rotator.secret import Secret
-from rotator.sinks._web import Pool
+from rotator.sinks._web import (
+    BAD_BODY,
+    BROKEN,
+    CERTIFICATE,
+    LATE,
+    UNCONNECTED,
+    UNUSABLE,
+    Fault,
+    Pool,
+    judged,
+    led,
+    looked_up,
+    seconds,
+)
 
 Row = TypeVar("Row")
 _CALLS = 4  # at a time: GitHub asks for few, and slows down who makes many
@@ -49,40 +62,20 @@ for _name in ("httpx", "httpcore"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # their INFO lines print whole URLs
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A call without an answer.
-
-    Attributes:
-        kind: What it means where the call certainly did not leave; None where it may have.
-    """
-
-    words: str
-    kind: type[RotatorError] | None = None
-
-
-_CERTIFICATE = Fault("the server's certificate is not trusted; check ca_bundle", Permanent)
-_UNCONNECTED = Fault("no connection could be made", Temporary)
-_UNUSABLE = Fault("the request cannot be made; check api_url and the proxy", Permanent)
-_LATE = Fault("no complete answer in time")
-_BROKEN = Fault("the connection broke, or the answer was cut off")
-_BAD_BODY = Fault("the answer has not the expected form; does api_url name GitHub's API?")
-
-# Looked up along the class's own ancestors.
-FAULTS: Mapping[type[Exception], Fault] = {
-    httpx.ConnectError: _UNCONNECTED,
-    httpx.ConnectTimeout: _UNCONNECTED,
-    httpx.PoolTimeout: _UNCONNECTED,
+FAULTS: Mapping[type[BaseException], Fault] = {
+    httpx.ConnectError: UNCONNECTED,
+    httpx.ConnectTimeout: UNCONNECTED,
+    httpx.PoolTimeout: UNCONNECTED,
     httpx.ProxyError: Fault("the proxy refused", Temporary),
-    httpx.UnsupportedProtocol: _UNUSABLE,
-    httpx.InvalidURL: _UNUSABLE,
-    httpx.TimeoutException: _LATE,
-    httpx.DecodingError: _BAD_BODY,
-    httpx.TransportError: _BROKEN,
-    httpx.HTTPError: _BROKEN,
-    httpx.StreamError: _BROKEN,
-    httpx.CookieConflict: _BROKEN,
-    OSError: _BROKEN,
+    httpx.UnsupportedProtocol: UNUSABLE,
+    httpx.InvalidURL: UNUSABLE,
+    httpx.TimeoutException: LATE,
+    httpx.DecodingError: BAD_BODY,
+    httpx.TransportError: BROKEN,
+    httpx.HTTPError: BROKEN,
+    httpx.StreamError: BROKEN,
+    httpx.CookieConflict: BROKEN,
+    OSError: BROKEN,
 }
 _CLIENT_ERRORS = tuple(FAULTS)
 
@@ -199,9 +192,9 @@ class GitHub:
                 for chunk in response.iter_bytes():
                     content += chunk
                     if len(content) > _LARGEST:
-                        return _BAD_BODY
+                        return BAD_BODY
                     if time.monotonic() > deadline_s:
-                        return _LATE
+                        return LATE
                 return Answer(response.status_code, response.headers, bytes(content))
         except _CLIENT_ERRORS as error:
             return fault_of(error)
@@ -209,9 +202,9 @@ class GitHub:
 
 def fault_of(error: BaseException) -> Fault:
     """Return what an exception of the HTTP client means."""
-    if isinstance(error, httpx.ConnectError) and any(isinstance(e, ssl.SSLCertVerificationError) for e in _led(error)):
-        return _CERTIFICATE
-    return next(FAULTS[kind] for kind in type(error).__mro__ if kind in FAULTS)
+    if isinstance(error, httpx.ConnectError) and any(isinstance(e, ssl.SSLCertVerificationError) for e in led(error)):
+        return CERTIFICATE
+    return looked_up(FAULTS, error)
 
 
 def failure(subject: str, answer: Answer | Fault, is_write: bool) -> RotatorError:
@@ -223,8 +216,7 @@ def failure(subject: str, answer: Answer | Fault, is_write: bool) -> RotatorErro
         is_write: Whether it may have changed something; a put may be repeated, but whether it took effect is unknown.
     """
     if isinstance(answer, Fault):
-        kind = answer.kind or (OutcomeUnknown if is_write else Temporary)
-        return kind(f"{subject}: {answer.words}")
+        return judged(subject, answer, is_write)
     said = f"({answer.status})"
     if answer.status in (403, 429) and (pause := pause_of(answer)) is not None:
         return Throttled(f"{subject}: too many requests to GitHub {said}", pause)
@@ -241,12 +233,13 @@ def failure(subject: str, answer: Answer | Fault, is_write: bool) -> RotatorErro
 
 def pause_of(answer: Answer) -> timedelta | None:
     """Return how long GitHub wants a 403 or 429 to be waited for; None if it is no matter of rates."""
-    asked = answer.headers.get("retry-after", "").strip()
-    if _is_number(asked):
-        return min(timedelta(seconds=int(asked[:9])), _LONGEST_PAUSE)
+    asked = seconds(answer.headers.get("retry-after", ""), _LONGEST_PAUSE)
+    if asked is not None:
+        return asked
     if answer.headers.get("x-ratelimit-remaining", "").strip() == "0":
         reset = answer.headers.get("x-ratelimit-reset", "").strip()
-        left = timedelta(seconds=int(reset[:12]) - _now_s(answer)) if _is_number(reset) else _UNTOLD_PAUSE
+        is_told = reset.isascii() and reset.isdigit()
+        left = timedelta(seconds=int(reset[:12]) - _now_s(answer)) if is_told else _UNTOLD_PAUSE
         return min(max(left, timedelta(seconds=1)), _LONGEST_PAUSE)
     if answer.status == 429 or "rate limit" in _message(answer.body):
         return _UNTOLD_PAUSE
@@ -259,7 +252,7 @@ def decoded(answer: Answer, form: type[Row], subject: str) -> Row:
         return msgspec.json.decode(answer.body, type=form)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
         pass
-    raise failure(subject, _BAD_BODY, is_write=False)
+    raise failure(subject, BAD_BODY, is_write=False)
 
 
 class _Said(msgspec.Struct):
@@ -282,20 +275,6 @@ def _now_s(answer: Answer) -> float:
         return time.time()
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
-
-
 def _fits_a_header(credential: Secret) -> bool:
     value = credential.reveal()
     return value.isascii() and value.isprintable() and bool(value) and " " not in value
-
-
-def _led(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and what led to it."""
-    current: BaseException | None = error
-    for _ in range(16):
-        if current is None:
-            return
-        yield current
-        current = current.__cause__ or current.__context__

@@ -8,8 +8,9 @@ import ipaddress
 import os
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
@@ -19,10 +20,11 @@ import certifi
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rotator.credentials import Reference
-from rotator.errors import ConfigError
+from rotator.errors import ConfigError, OutcomeUnknown, Permanent, RotatorError, Temporary
 from rotator.timing import parse_duration
 
 Lent = TypeVar("Lent")
+Outcome = TypeVar("Outcome")
 _LONGEST = timedelta(minutes=5)
 
 
@@ -90,6 +92,78 @@ def trusted(ca_bundle: str, base: Path, path: str) -> str:
     except (OSError, ssl.SSLError):
         raise ConfigError.of(path, "cannot be read as a file of PEM certificates") from None
     return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One way in which a call fails.
+
+    Attributes:
+        words: For people, after the location and a colon.
+        kind: Where the call certainly had no effect; None where it may have had one.
+        pause: How long the other side asked us to wait.
+    """
+
+    words: str
+    kind: type[RotatorError] | None = None
+    pause: timedelta | None = None
+
+
+UNCONNECTED = Fault("no connection could be made", Temporary)
+CERTIFICATE = Fault("the server's certificate is not trusted; check ca_bundle", Permanent)
+UNUSABLE = Fault("the request cannot be made; check the address and the proxy", Permanent)
+LATE = Fault("no complete answer in time")
+BROKEN = Fault("the connection broke, or the answer was cut off")
+BAD_BODY = Fault("the answer has not the expected form; does the address name the right API?")
+
+
+def looked_up(table: Mapping[type[BaseException], Fault], error: BaseException) -> Fault:
+    """Return the row of an exception, along the class's own ancestors; one must be there."""
+    return next(table[kind] for kind in type(error).__mro__ if kind in table)
+
+
+def judged(location: str, fault: Fault, is_write: bool) -> RotatorError:
+    """Return the error for a call that failed; a write that may have had an effect is open, a read never is."""
+    kind = fault.kind or (OutcomeUnknown if is_write else Temporary)
+    message = f"{location}: {fault.words}"
+    return kind(message, fault.pause) if issubclass(kind, Temporary) else kind(message)
+
+
+def sound(outcome: Outcome | Fault, location: str, is_write: bool) -> Outcome:
+    """Return the outcome of a call, or raise what its fault means, far from the frames that held a secret."""
+    if isinstance(outcome, Fault):
+        raise judged(location, outcome, is_write)
+    return outcome
+
+
+def led(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and what led to it, whether as its cause, its context or its argument."""
+    current: BaseException | None = error
+    for _ in range(16):
+        if current is None:
+            return
+        yield current
+        inner = next(
+            (a for a in (*current.args, getattr(current, "reason", None)) if isinstance(a, BaseException)), None
+        )
+        current = current.__cause__ or current.__context__ or inner
+
+
+def seconds(text: str, longest: timedelta) -> timedelta | None:
+    """Return what a header says in whole seconds, bounded; None if it says nothing that can be read."""
+    text = text.strip()
+    return min(timedelta(seconds=int(text[:9])), longest) if text.isascii() and text.isdigit() else None
+
+
+class Turns:
+    """Lets the threads of one process write the same object one after another; others rarely wait."""
+
+    def __init__(self) -> None:
+        self._locks = [threading.Lock() for _ in range(64)]
+
+    def of(self, name: str) -> threading.Lock:
+        """Return the lock to hold while an object of this name is read and written."""
+        return self._locks[hash(name) % len(self._locks)]
 
 
 class Pool(Generic[Lent]):

@@ -37,7 +37,7 @@ _FORBIDDEN_START = re.compile(r"GITHUB_|[0-9]")
 _NAMES = Naming(
     clean=re.compile(r"[A-Z0-9_]+"),
     dirty=re.compile(r"[^A-Z0-9_]+"),
-    literal=re.compile(r"(?!GITHUB_|[0-9])[A-Z0-9_]+"),
+    literal=re.compile(r"[A-Z0-9_]+"),
     rule="must hold A-Z, 0-9 and _ besides placeholders, and begin with neither a digit nor GITHUB_",
     fill="_",
     fold=str.upper,
@@ -75,7 +75,9 @@ class DeliveryOptions(BaseModel):
     @field_validator("name")
     @classmethod
     def _name(cls, text: str) -> str:
-        _NAMES.parse(text)
+        is_placeholder, first = _NAMES.parse(text).parts[0]
+        if not is_placeholder and _FORBIDDEN_START.match(first):
+            raise ValueError(_NAMES.rule)
         return text
 
     @model_validator(mode="after")
