@@ -136,17 +136,15 @@ def sound(outcome: Outcome | Fault, location: str, is_write: bool) -> Outcome:
     return outcome
 
 
-def led(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and what led to it, whether as its cause, its context or its argument."""
-    current: BaseException | None = error
-    for _ in range(16):
-        if current is None:
-            return
-        yield current
-        inner = next(
-            (a for a in (*current.args, getattr(current, "reason", None)) if isinstance(a, BaseException)), None
-        )
-        current = current.__cause__ or current.__context__ or inner
+def led(error: BaseException) -> list[BaseException]:
+    """Return an exception and what led to it, as cause, context or, as SDKs and urllib3 have it, inside."""
+    found: list[BaseException] = [error]
+    for current in found:
+        inside = (getattr(current, name, None) for name in ("__cause__", "__context__", "inner_exception", "reason"))
+        for near in (*inside, *current.args):
+            if isinstance(near, BaseException) and len(found) < 32 and not any(near is known for known in found):
+                found.append(near)
+    return found
 
 
 def seconds(text: str, longest: timedelta) -> timedelta | None:
