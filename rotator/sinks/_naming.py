@@ -45,7 +45,7 @@ class Naming:
     def parse(self, text: str) -> Template:
         """Return the template of a name; raises ValueError with the fix."""
         template = Template.parse(text, PLACEHOLDERS)
-        if not template.parts or not self.literal.fullmatch(template.literal or "a"):
+        if not template.parts or (template.literal and not self.literal.fullmatch(template.literal)):
             raise ValueError(self.rule)
         if len(template.literal) + _LEAST * len(template.names) > self.longest:
             raise ValueError(f"is too long for a name of {self.longest} characters ({_LEAST} for each placeholder)")
