@@ -13,7 +13,7 @@ from rotator import sinks
 from rotator.errors import Permanent
 from rotator.model import Grade
 from rotator.secret import Secret
-from rotator.testing.base import Behaviours, trait
+from rotator.testing.base import Behaviours
 from rotator.testing.harness import Harness
 from rotator.testing.values import CANARY, DISTINCT_NAMES, HOSTILE_NAMES, OTHER, facts, mint
 from rotator.text import visible
@@ -125,7 +125,7 @@ class Places(Behaviours):
         assert visible(place.location, len(place.location)) == place.location
         harness.sink.preflight(place)
         harness.sink.deliver(place, mint())
-        if trait(harness, "is_readable"):
+        if self.can_read(harness):
             assert harness.sink.read_back(place).secret == Secret(CANARY)
         assert harness.read(place) == CANARY
         assert harness.read(bystander) == OTHER
