@@ -89,7 +89,7 @@ class Deliveries(Behaviours):
         harness.sink.preflight(place)
         versions = [harness.sink.read_back(place).version for _ in range(2)]
         assert versions == [first.version] * 2
-        if self.can_read(harness):
+        if self.can_read(harness) and trait(harness, "edits_move_versions"):
             harness.write(place, OTHER)
             assert harness.sink.read_back(place).version != first.version
 
@@ -154,7 +154,7 @@ class Deliveries(Behaviours):
         harness.write(place, OTHER)
         held = harness.sink.read_back(place)
         assert held.secret == Secret(OTHER)
-        assert held.version != receipt.version
+        assert held.version != receipt.version or not trait(harness, "edits_move_versions")
 
     def test_what_a_person_changed_is_written_again(self, harness: Harness) -> None:
         """A place that says it holds this mint but holds another value is written all the same."""
