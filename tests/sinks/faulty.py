@@ -255,6 +255,14 @@ class Good:
         return TABLE[type(error)](place.location)
 
 
+class WriteOnly(Good):
+    """Keeps every promise that a sink can keep which gives no value back."""
+
+    def read_back(self, place: Place) -> Held:
+        held = super().read_back(place)
+        return Held(None, held.mint_id, held.version)
+
+
 class ReplacesNeighbours(Good):
     def changed(self, document: Any, key: str, mint: Mint) -> Any:
         return {"keys": {key: self.spelt(mint)}, "mints": {key: mint.id}}
@@ -508,4 +516,4 @@ def _type(sink: type[Good]) -> SimpleNamespace:
     )
 
 
-KINDS = SimpleNamespace(**{kind_of(sink): _type(sink) for sink in (Good, *FAULTY)})
+KINDS = SimpleNamespace(**{kind_of(sink): _type(sink) for sink in (Good, WriteOnly, *FAULTY)})
