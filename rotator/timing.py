@@ -3,10 +3,11 @@
 import re
 from datetime import UTC, datetime, timedelta
 
+from rotator.text import visible
+
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
-_LONGEST_SHOWN = 24  # characters; what is longer may be a secret that was pasted into the wrong line
 
 
 def parse_duration(text: str) -> timedelta:
@@ -18,12 +19,11 @@ def parse_duration(text: str) -> timedelta:
     compact = text.strip().replace(" ", "")
     parts = _DURATION.findall(compact)
     if not parts or "".join(number + unit for number, unit in parts) != compact:
-        shown = repr(text) if len(text) <= _LONGEST_SHOWN else "this"
-        raise ValueError(f'{shown} is not a duration; write for example "90d", "36h", "15m" or "30s"')
+        raise ValueError(f'{_shown(text)} is not a duration; write for example "90d", "36h", "15m" or "30s"')
     try:
         return sum((timedelta(**{_UNITS[unit]: float(number)}) for number, unit in parts), timedelta())
     except OverflowError:
-        raise ValueError("this is longer than a duration can be") from None
+        raise ValueError(f"{_shown(text)} is longer than a duration can be") from None
 
 
 def parse_percent(text: str) -> float:
@@ -34,8 +34,13 @@ def parse_percent(text: str) -> float:
     """
     match = _PERCENT.fullmatch(text.strip())
     if match is None or float(match[1]) > 100:
-        raise ValueError(f'{text!r} is not a percentage; write for example "20%"')
+        raise ValueError(f'{_shown(text)} is not a percentage; write for example "20%"')
     return float(match[1]) / 100
+
+
+def _shown(text: str) -> str:
+    """Return what was found, for an error; of a long text only the start: somebody may have pasted a secret."""
+    return f"'{visible(text, 20)}'"
 
 
 def spoken(duration: timedelta) -> str:

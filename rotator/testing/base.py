@@ -12,6 +12,7 @@ import pytest
 from rotator import sinks
 from rotator.errors import NotFound, RotatorError
 from rotator.model import Grade, Held, Mint, Place, Receipt
+from rotator.secret import Secret
 from rotator.testing.harness import Harness
 from rotator.testing.values import OTHER, facts
 
@@ -21,7 +22,14 @@ _DEFAULTS = {name: value for name, value in vars(Harness).items() if not name.st
 
 
 class Behaviours:
-    """The base of every group of behaviours."""
+    """The base of every group of behaviours.
+
+    Attributes:
+        is_readable: Whether the sink gives values back; may stand on the harness instead. One that does not answers for
+            mint id and version alone.
+    """
+
+    is_readable: bool = True
 
     def place(self, harness: Harness, **changed: str) -> Place:
         """Return where a delivery writes for a token with these facts, as it comes back from the journal."""
@@ -32,6 +40,42 @@ class Behaviours:
         options = sinks.checked(sinks.load(harness.kind).DeliveryOptions, block)
         place = harness.sink.resolve(options, facts(**changed))
         return Place(place.sink, place.location, json.loads(json.dumps(place.options)), parts=place.parts)
+
+    def can_read(self, harness: Harness) -> bool:
+        """Whether the sink gives back the value that it holds."""
+        return self.is_readable and bool(trait(harness, "is_readable"))
+
+    def needs_reading(self, harness: Harness) -> None:
+        """Skip the behaviour for a sink that cannot read."""
+        if not self.can_read(harness):
+            pytest.skip("it cannot read back what it holds")
+
+    def assert_held(self, harness: Harness, place: Place, secret: str) -> None:
+        """Refuse anything but this secret, as the consumer reads it, and the sink if it can."""
+        assert harness.sink.read_back(place).secret == (Secret(secret) if self.can_read(harness) else None)
+        assert harness.read(place) == secret
+
+    def assert_delivered(self, harness: Harness, held: Held, made: Mint, receipt: Receipt) -> None:
+        """Refuse anything but this mint at the version of the receipt: by value, or where none is read attested."""
+        assert held.secret == (made.secret if self.can_read(harness) else None)
+        assert held.mint_id or held.version or self.can_read(harness), "nothing says what it holds"
+        assert held.version == receipt.version
+        assert self.can_read(harness) or held.mint_id in ("", made.id), "its mint id is another"
+
+    def assert_kept(self, harness: Harness, place: Place, again: Receipt, first: Receipt) -> None:
+        """Refuse a delivery of what is there that wrote; where nothing can be compared the latest receipt counts."""
+        if self.can_read(harness):
+            assert again == first
+        assert harness.sink.read_back(place).version == again.version
+
+    def assert_nothing(self, harness: Harness, place: Place) -> None:
+        """Refuse anything but the word that a place is empty."""
+        try:
+            held = harness.sink.read_back(place)
+        except NotFound:
+            return
+        assert not self.can_read(harness), "reading what is not there raises NotFound"
+        assert (held.secret, held.mint_id) == (None, "")
 
 
 def trait(harness: Harness, name: str) -> Any:
@@ -52,12 +96,6 @@ def hooked(harness: Harness, name: str, place: Place) -> AbstractContextManager[
     """Return the block during which a hook holds."""
     block: AbstractContextManager[None] = offered(harness, name, place)
     return block
-
-
-def needs_reading(harness: Harness) -> None:
-    """Skip the behaviour for a sink that cannot read."""
-    if not trait(harness, "is_readable"):
-        pytest.skip("it cannot read back what it holds")
 
 
 def proves(harness: Harness) -> bool:
@@ -83,30 +121,6 @@ def within(harness: Harness, call: Callable[[], Answer]) -> Answer:
     if errors:
         raise errors[0]
     return answers[0]
-
-
-def assert_held(harness: Harness, held: Held, made: Mint, receipt: Receipt) -> None:
-    """Refuse anything but this mint at the version of the receipt: by value, or where that is not readable attested."""
-    if trait(harness, "is_readable"):
-        assert held.secret == made.secret
-    else:
-        assert held.secret is None
-        assert held.mint_id or held.version, "what cannot be read is known by its mint id or its version"
-    assert held.version == receipt.version
-    assert held.mint_id in ("", made.id)
-
-
-def assert_nothing(harness: Harness, place: Place) -> None:
-    """Refuse anything but the word that a place is empty."""
-    if trait(harness, "is_readable"):
-        with pytest.raises(NotFound):
-            harness.sink.read_back(place)
-        return
-    try:
-        held = harness.sink.read_back(place)
-    except NotFound:
-        return
-    assert (held.secret, held.mint_id) == (None, "")
 
 
 @contextmanager

@@ -21,6 +21,7 @@ class Harness(Protocol):
         sink: Built for this test.
         block: The keys of a `[[policies.X.deliver]]` block; the place must depend on `{name}`.
         is_readable: False for a sink that cannot read back what it holds.
+        edits_move_versions: False where the outside has no versions, so that the sink names what it wrote itself.
         largest_secret: Characters of the longest secret that it has to take.
         retry_after: What `throttled` answers as the pause to keep; None if it names none.
         sibling: Another block that writes another key of the same object for the same token; None if there is no such.
@@ -32,6 +33,7 @@ class Harness(Protocol):
     sink: Sink
     block: dict[str, object]
     is_readable: bool = True
+    edits_move_versions: bool = True
     largest_secret: int = 16384
     retry_after: timedelta | None = None
     sibling: dict[str, object] | None = None

@@ -166,6 +166,7 @@ class Good:
     """Keeps every promise."""
 
     grade = Grade.PROVEN
+    DeliveryOptions: type[BaseModel] = DeliveryOptions
     attempts = 5
 
     def __init__(self, name: str, shelf: Shelf) -> None:
@@ -252,6 +253,14 @@ class Good:
 
     def failure(self, error: Exception, place: Place) -> RotatorError:
         return TABLE[type(error)](place.location)
+
+
+class WriteOnly(Good):
+    """Keeps every promise that a sink can keep which gives no value back."""
+
+    def read_back(self, place: Place) -> Held:
+        held = super().read_back(place)
+        return Held(None, held.mint_id, held.version)
 
 
 class ReplacesNeighbours(Good):
@@ -472,13 +481,24 @@ class VendorErrorsEscape(Good):
         yield
 
 
+class RepeatsWhatWasPasted(Good):
+    class DeliveryOptions(DeliveryOptions):
+        model_config = ConfigDict(hide_input_in_errors=False)
+
+
+class ClaimsOnePlaceForAll(Good):
+    def resolve(self, options: Mapping[str, Any], facts: Mapping[str, str]) -> Place:
+        place = super().resolve(options, facts)
+        return Place(place.sink, "the shelf", place.options)
+
+
 FAULTY: tuple[type[Good], ...] = (
     ReplacesNeighbours, TakesAFailedReadForEmpty, WritesTheKeyInPreflight, WritesEveryTime, KeepsTheFirstMint,
     TrustsItsMetadata, LogsTheSecret, SecretInErrors, SecretInFrames, TakesATimeoutForSuccess, SaysNotFoundWhenDenied,
     SharesState, EscapesByName, FoldsCase, CachesValues, InventsVersions, NeverMovesTheVersion, TruncatesSecrets,
     AddsALineEnd, OptionsAreNoJson, ReprShowsTheSecret, PreflightAlwaysPasses, RetriesForever, OverwritesConflicts,
     WritesInTwoSteps, ErrorsWithoutPlace, ThrottledIsPermanent, ResolvesOnline, RemembersTheLastPlace,
-    VendorErrorsEscape,
+    VendorErrorsEscape, RepeatsWhatWasPasted, ClaimsOnePlaceForAll,
 )  # fmt: skip
 
 
@@ -491,7 +511,9 @@ def _type(sink: type[Good]) -> SimpleNamespace:
     def build(name: str, options: Options, base: Path) -> Good:
         return sink(name, SHELVES[options.shelf])
 
-    return SimpleNamespace(Options=Options, DeliveryOptions=DeliveryOptions, PREFLIGHT_GRADE=sink.grade, build=build)
+    return SimpleNamespace(
+        Options=Options, DeliveryOptions=sink.DeliveryOptions, PREFLIGHT_GRADE=sink.grade, build=build
+    )
 
 
-KINDS = SimpleNamespace(**{kind_of(sink): _type(sink) for sink in (Good, *FAULTY)})
+KINDS = SimpleNamespace(**{kind_of(sink): _type(sink) for sink in (Good, WriteOnly, *FAULTY)})

@@ -11,7 +11,7 @@ import pytest
 from rotator import sinks
 from rotator.model import Place
 from rotator.testing import Harness, SinkContract
-from tests.sinks.faulty import FAULTY, PAUSE, SHELVES, Good, Shelf, kind_of
+from tests.sinks.faulty import FAULTY, PAUSE, SHELVES, Good, Shelf, WriteOnly, kind_of
 
 
 class ShelfHarness(Harness):
@@ -22,6 +22,7 @@ class ShelfHarness(Harness):
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+        self.is_readable = kind != kind_of(WriteOnly)
         self.block = {"path": "team/{name}"}
         self.sibling = {**self.block, "key": "token2"}
         self.shelf = SHELVES["here"] = Shelf()
@@ -125,7 +126,7 @@ class ShelfHarness(Harness):
 class TestFaulty(SinkContract):
     """All of them."""
 
-    @pytest.fixture(params=[kind_of(sink) for sink in (Good, *FAULTY)])
+    @pytest.fixture(params=[kind_of(sink) for sink in (Good, WriteOnly, *FAULTY)])
     def harness(self, request: pytest.FixtureRequest) -> Harness:
         """Return one with a shelf of its own."""
         return ShelfHarness(request.param)

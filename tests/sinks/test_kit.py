@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.sinks.faulty import FAULTY, Good, kind_of
+from tests.sinks.faulty import FAULTY, Good, WriteOnly, kind_of
 from tests.sinks.installing import ROOT, install, run
 
-ENTRIES = {kind: f"tests.sinks.faulty:KINDS.{kind}" for kind in map(kind_of, (Good, *FAULTY))}
+ENTRIES = {kind: f"tests.sinks.faulty:KINDS.{kind}" for kind in map(kind_of, (Good, WriteOnly, *FAULTY))}
 SHARE = 0.95
 
 
@@ -33,6 +33,16 @@ def test_the_correct_sink_passes_everything(verdicts: dict[str, dict[str, str]])
     wrong = {name: said for name, said in verdicts["good"].items() if said in ("FAIL", "skip")}
     assert not wrong
     assert int(verdicts["good"]["passed"]) >= 40
+
+
+def test_a_write_only_sink_is_asked_for_what_it_can_keep(verdicts: dict[str, dict[str, str]]) -> None:
+    """A sink that gives no value back fails nothing either, and only what reads values is skipped."""
+    said = verdicts["write_only"]
+    assert "FAIL" not in said.values()
+    skipped = {name for name, verdict in said.items() if verdict == "skip"}
+    assert skipped == {
+        f"what_a_person_{did}" for did in ("put_there_is_read", "changed_is_read", "changed_is_written_again")
+    }
 
 
 def test_what_is_wrong_is_noticed(verdicts: dict[str, dict[str, str]]) -> None:
