@@ -36,6 +36,7 @@ from rotator.ports import Follower, Sink
 from rotator.secret import Secret
 from rotator.sinks._kube_api import proxy_for
 from rotator.sinks._kube_failures import REFUSALS
+from tests.lab import lab
 from tests.servers.kubernetes import ADMIN, Fault, FaultyProxy, Forward, KubeServer, Reply, Seen, running
 from tests.sinks.contract import CANARY, OTHER, SinkContract, facts, mint, raising_without_secret
 
@@ -874,7 +875,7 @@ class TestAccess:
         started_s = time.monotonic()
         with ThreadPoolExecutor(6) as pool:
             list(pool.map(deliver, range(6)))
-        assert time.monotonic() - started_s < 2.5
+        assert time.monotonic() - started_s < 4
         time.sleep(3)  # let the program end
 
     def test_a_pod(self, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1036,3 +1037,41 @@ class TestOptions:
         place = replace(bench.place(), options={"namespace": 1})
         with pytest.raises(Permanent, match="not compatible"):
             bench.sink.deliver(place, mint())
+
+
+SINK = """
+[sinks.cluster]
+type = "kubernetes_secret"
+kubeconfig = "{kubeconfig}"
+namespace = "{namespace}"
+"""
+DELIVERY = """
+preflight = "proven"
+[[policies.services.deliver]]
+sink = "cluster"
+name = "{token_id}"
+restart = ["deployment/web"]
+"""
+
+
+class TestWhole:
+    """The engine over a real cluster."""
+
+    def test_rotations_arrive_and_restart_their_readers(self, bench: Bench, tmp_path: Path) -> None:
+        """The first sweep makes Secrets and restarts nobody, one ninety days later restarts their reader for each."""
+        web = bench.server.workload(bench.namespace, "Deployment", "web")
+        with lab(tmp_path) as made:
+            text = made.config_path.read_text()
+            head, tail = text.split("[policies.services]\n")
+            policy = tail.split("[[policies.services.deliver]]")[0]
+            sink = SINK.format(kubeconfig=bench.server.kubeconfig({"token": ADMIN}), namespace=bench.namespace)
+            grade, delivery = DELIVERY.strip().split("\n", 1)
+            made.config_path.write_text(f"{head}{sink}[policies.services]\n{grade}\n{policy}{delivery}")
+            due = made.due_ids()
+            assert due
+            for generation in (1, 1 + len(due)):
+                made.sweep()
+                for token_id in due:
+                    assert made.sandbox.store.authenticates_as(bench.plain(token_id)["token"]) == token_id
+                assert bench.server.call("GET", web)["metadata"]["generation"] == generation
+                made.clock.jump(timedelta(days=91))  # type: ignore[union-attr]
