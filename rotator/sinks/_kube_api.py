@@ -233,12 +233,17 @@ class _Session:
 
     def _token(self) -> Secret:
         """Return the header's value; the client renews it here when it is due, perhaps by a program."""
-        # Older clients file the token under the one name, newer ones under the other.
-        ask = self._configuration.get_api_key_with_prefix
-        token = self._bounded(lambda: ask("BearerToken", alias="authorization"))
+        token = self._bounded(self._renewed)
         if isinstance(token, _Unusable):
             raise Temporary(f"the Kubernetes credential cannot be renewed ({token.why}); see its file or program")
         return Secret(str(token or "").strip())
+
+    def _renewed(self) -> object:
+        configuration = self._configuration
+        if configuration.refresh_api_key_hook is not None:
+            configuration.refresh_api_key_hook(configuration)
+        # Older clients file the token under the one name, newer ones under the other.
+        return configuration.api_key.get("BearerToken") or configuration.api_key.get("authorization")
 
     def _loaded(self, access: Access) -> Any:
         config, configuration = self._sdk.config, self._sdk.Configuration()
