@@ -24,6 +24,8 @@ from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import getproxies_environment
 
 from rotator.errors import ConfigError, CredentialRejected, Permanent, Temporary
+from rotator.recent import Recent
+from rotator.secret import Secret
 
 FIELD_MANAGER: Final = "rotator"
 _LONGEST = 8 * 1024 * 1024  # bytes of an answer; a Secret holds one mebibyte at most, encoded a third more
@@ -131,6 +133,8 @@ class KubeApi:
     def __init__(self, access: Access) -> None:
         self._access = access
         self._lock = threading.Lock()
+        self._logins: Recent[_Session] = Recent()
+        self._login = 0  # how many sessions there were
         self._session: _Session | None = None
 
     def ask(self, request: Request) -> Answer:
@@ -155,12 +159,19 @@ class KubeApi:
             session.close()
 
     def _current(self, spent: "_Session | None") -> "_Session":
-        """Return the session, a new one if there is none or it is the one that is spent."""
+        """Return the session, a new one if there is none or it is the one that is spent.
+
+        Who waits for a login that fails hears of it, and does not wait for one of its own.
+        """
         with self._lock:
-            if self._session is None or self._session is spent:
-                self._session = _Session(self._access)
-            fresh = self._session
-        if spent is not None and spent is not fresh:
+            login, session = self._login, self._session
+        if session is not None and session is not spent:
+            return session
+        fresh = self._logins.get(login, lambda: _Session(self._access))
+        with self._lock:
+            if self._login == login:
+                self._login, self._session = login + 1, fresh
+        if spent is not None:
             spent.close()
         return fresh
 
@@ -176,7 +187,7 @@ class _Session:
 
     def __init__(self, access: Access) -> None:
         self._sdk = _sdk()
-        self._lock = threading.Lock()
+        self._tokens: Recent[Secret] = Recent()
         self._timeout_s = access.timeout_s
         self._configuration = self._loaded(access)
         self._base = str(self._configuration.host).rstrip("/")
@@ -217,17 +228,22 @@ class _Session:
         if request.body is not None:
             merges = request.method == "PATCH"
             headers["Content-Type"] = "application/merge-patch+json" if merges else "application/json"
-        with self._lock:  # the client renews a token here when it is due, perhaps by a program
-            token = self._token()
-        return {**headers, **({"Authorization": token} if token else {})}
+        token = self._tokens.get("", self._token)
+        return {**headers, **({"Authorization": token.reveal()} if token else {})}
 
-    def _token(self) -> str:
-        # Older clients file the token under the one name, newer ones under the other.
-        ask = self._configuration.get_api_key_with_prefix
-        token = self._bounded(lambda: ask("BearerToken", alias="authorization"))
+    def _token(self) -> Secret:
+        """Return the header's value; the client renews it here when it is due, perhaps by a program."""
+        token = self._bounded(self._renewed)
         if isinstance(token, _Unusable):
             raise Temporary(f"the Kubernetes credential cannot be renewed ({token.why}); see its file or program")
-        return str(token or "").strip()
+        return Secret(str(token or "").strip())
+
+    def _renewed(self) -> object:
+        configuration = self._configuration
+        if configuration.refresh_api_key_hook is not None:
+            configuration.refresh_api_key_hook(configuration)
+        # Older clients file the token under the one name, newer ones under the other.
+        return configuration.api_key.get("BearerToken") or configuration.api_key.get("authorization")
 
     def _loaded(self, access: Access) -> Any:
         config, configuration = self._sdk.config, self._sdk.Configuration()
@@ -283,6 +299,8 @@ class _Session:
             if getattr(configuration, "tls_server_name", None):
                 options["server_hostname"] = configuration.tls_server_name
         proxy = proxy_for(self._base, configuration.proxy)
+        if proxy and urlsplit(proxy).scheme not in ("http", "https"):
+            raise Permanent("the proxy to the Kubernetes API is neither http:// nor https://; no other kind is known")
         return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
 
 
@@ -386,7 +404,7 @@ def proxy_for(base: str, configured: str | None) -> str:
     proxies = getproxies_environment()
     if not configured or configured == proxies.get("https") or configured == proxies.get("http"):
         configured = "" if _bypassed(url.hostname or "", proxies.get("no", "")) else proxies.get(url.scheme, "")
-    return configured
+    return configured if "://" in configured or not configured else f"http://{configured}"
 
 
 def _bypassed(host: str, no_proxy: str) -> bool:

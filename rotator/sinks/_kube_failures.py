@@ -86,12 +86,14 @@ def _wait(answer: Answer) -> timedelta | None:
 
 def _denied(request: Request, answer: Answer) -> str:
     """Return what forbids it, and the fix; the server's sentence only tells which of them it is."""
+    if not answer.is_status:
+        return "something before the Kubernetes API refuses it; see the address and the proxy"
     sentence = str(answer.content.get("message") or "")
     if "exceeded quota" in sentence:
         return "a ResourceQuota of the namespace leaves no room for it; raise the quota"
     if "is being terminated" in sentence:
         return "the namespace is being deleted; send the secret elsewhere"
-    if answer.is_status and not _RBAC.search(sentence):
+    if not _RBAC.search(sentence):
         return "an admission policy of the cluster refuses it; ask those who run the cluster, or change the delivery"
     return f"not allowed; grant it: {rule(request)}"
 

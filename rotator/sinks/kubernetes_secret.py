@@ -13,7 +13,8 @@ import json
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ from rotator.timing import parse_duration, stamp
 PREFLIGHT_GRADE = Grade.PROVEN
 
 _ATTEMPTS = 6  # compare-and-set, until somebody else's writes are too many
-_LOCKS = 64  # our own threads write one Secret in turn; others are what the comparison is for
+_LOCKS = 64  # shared out among the Secrets
+_TURN_S = 1.0
 _PLURALS = {"deployment": "deployments", "statefulset": "statefulsets", "daemonset": "daemonsets"}
 _CONTROLLED = {"kubernetes.io/service-account-token": "Kubernetes itself", "helm.sh/release.v1": "Helm"}
 _LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
@@ -405,7 +407,7 @@ class KubernetesSecretSink:
 
     def _write(self, where: str, target: _Target, mint: Mint, *, dry_run: bool) -> str:
         """Compare and set until nobody comes in between; return the version that is there then."""
-        with self._locks[hash((*target.secrets, target.name)) % _LOCKS]:
+        with self._turn(target):
             for _ in range(_ATTEMPTS):
                 existing = self._read(where, target)
                 _refuse_unwritable(where, target, existing)
@@ -418,6 +420,17 @@ class KubernetesSecretSink:
                 if not (_is_missing(answer, target) or (answer.status == 409 and answer.is_status)):
                     raise failure(where, request, answer)
         raise Temporary(f"{where}: somebody else keeps changing the Secret (409); it is tried again later")
+
+    @contextmanager
+    def _turn(self, target: _Target) -> Iterator[None]:
+        """Spare our own threads each other's conflicts; safety comes from the comparison, so nobody waits for long."""
+        lock = self._locks[hash((target.namespace, target.name)) % _LOCKS]
+        held = lock.acquire(timeout=_TURN_S)
+        try:
+            yield
+        finally:
+            if held:
+                lock.release()
 
 
 def _is_missing(answer: Answer, target: _Target) -> bool:

@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 ADMIN = "admin-token"
-_READY_S = 60
+_READY_S = 120
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
@@ -167,9 +167,12 @@ def _started(
     ca = _certificates(folder)
     (folder / "tokens.csv").write_text(f"{ADMIN},admin,admin,system:masters\n")
 
+    # Tests that are killed take the servers with them.
+    bound = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
+
     def start(name: str, *command: str) -> None:
         with (folder / f"{name}.log").open("wb") as log:
-            processes.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=folder))
+            processes.append(subprocess.Popen([*bound, *command], stdout=log, stderr=log, cwd=folder))
 
     start(
         "etcd", etcd, f"--data-dir={folder}/etcd", "--unsafe-no-fsync",

@@ -17,6 +17,7 @@ from typing import Any
 
 import certifi
 import pytest
+from kubernetes.config import incluster_config
 
 from rotator import sinks
 from rotator.errors import (
@@ -35,6 +36,7 @@ from rotator.ports import Follower, Sink
 from rotator.secret import Secret
 from rotator.sinks._kube_api import proxy_for
 from rotator.sinks._kube_failures import REFUSALS
+from tests.lab import lab
 from tests.servers.kubernetes import ADMIN, Fault, FaultyProxy, Forward, KubeServer, Reply, Seen, running
 from tests.sinks.contract import CANARY, OTHER, SinkContract, facts, mint, raising_without_secret
 
@@ -711,6 +713,7 @@ class TestFaults:
         [
             Reply(404, b"<html>nothing here</html>", {"content-type": "text/html"}),
             Reply(404, b"404 page not found"),
+            Reply(403, b"<html>no</html>"),
             status(404, "NotFound"),
             status(404, "NotFound", name="somebody-else", kind="secrets"),
             Reply(200, b"[]"),
@@ -862,13 +865,33 @@ class TestAccess:
             sink.deliver(bench.place(sink=sink), mint())
 
     def test_a_credential_plugin_that_hangs(self, bench: Bench, tmp_path: Path) -> None:
-        """It holds a sweep up no longer than a request may take."""
-        sink = bench.sink_of(bench.server.kubeconfig(plugin(tmp_path, "exec sleep 4")), timeout="1s")
+        """It holds a sweep up no longer than one request may take, however many threads wait for it."""
+        sink = bench.sink_of(bench.server.kubeconfig(plugin(tmp_path, "exec sleep 3")), timeout="1s")
+
+        def deliver(number: int) -> None:
+            with raising_without_secret(Temporary, match="takes too long"):
+                sink.deliver(bench.place(f"svc-{number}", sink=sink), mint())
+
         started_s = time.monotonic()
-        with raising_without_secret(Temporary, match="takes too long"):
-            sink.deliver(bench.place(sink=sink), mint())
-        assert time.monotonic() - started_s < 3
-        time.sleep(4)  # let the program end
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(deliver, range(6)))
+        assert time.monotonic() - started_s < 4
+        time.sleep(3)  # let the program end
+
+    def test_a_pod(self, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In a pod, the service account that is mounted there is used, without any option."""
+        account = bench.server.account(bench.namespace, GET, PATCH, CREATE)
+        (tmp_path / "token").write_text(bench.server.token(bench.namespace, account))
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(bench.server.port))
+        # Where a pod finds its account cannot be said to the official client, and not be written on every machine.
+        monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+        monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(bench.server.ca))
+        sink = KUBE.build("cluster", KUBE.Options(namespace=bench.namespace), Path("/"))
+        sink.preflight(bench.place(sink=sink))
+        sink.deliver(bench.place(sink=sink), mint())
+        sink.close()
+        assert bench.plain() == {"token": CANARY}
 
     def test_a_client_certificate(self, bench: Bench, server: KubeServer) -> None:
         """Clusters whose administrators log in by certificate work."""
@@ -899,6 +922,7 @@ class TestAccess:
         ("address", "cluster", "words"),
         [
             ("http://kubernetes.example", {}, "must begin with https"),
+            ("", {"proxy-url": "socks5://127.0.0.1:1"}, "neither http:// nor https://"),
             ("", {"insecure-skip-tls-verify": True}, "insecure-skip-tls-verify"),
         ],
     )
@@ -1013,3 +1037,41 @@ class TestOptions:
         place = replace(bench.place(), options={"namespace": 1})
         with pytest.raises(Permanent, match="not compatible"):
             bench.sink.deliver(place, mint())
+
+
+SINK = """
+[sinks.cluster]
+type = "kubernetes_secret"
+kubeconfig = "{kubeconfig}"
+namespace = "{namespace}"
+"""
+DELIVERY = """
+preflight = "proven"
+[[policies.services.deliver]]
+sink = "cluster"
+name = "{token_id}"
+restart = ["deployment/web"]
+"""
+
+
+class TestWhole:
+    """The engine over a real cluster."""
+
+    def test_rotations_arrive_and_restart_their_readers(self, bench: Bench, tmp_path: Path) -> None:
+        """The first sweep makes Secrets and restarts nobody, one ninety days later restarts their reader for each."""
+        web = bench.server.workload(bench.namespace, "Deployment", "web")
+        with lab(tmp_path) as made:
+            text = made.config_path.read_text()
+            head, tail = text.split("[policies.services]\n")
+            policy = tail.split("[[policies.services.deliver]]")[0]
+            sink = SINK.format(kubeconfig=bench.server.kubeconfig({"token": ADMIN}), namespace=bench.namespace)
+            grade, delivery = DELIVERY.strip().split("\n", 1)
+            made.config_path.write_text(f"{head}{sink}[policies.services]\n{grade}\n{policy}{delivery}")
+            due = made.due_ids()
+            assert due
+            for generation in (1, 1 + len(due)):
+                made.sweep()
+                for token_id in due:
+                    assert made.sandbox.store.authenticates_as(bench.plain(token_id)["token"]) == token_id
+                assert bench.server.call("GET", web)["metadata"]["generation"] == generation
+                made.clock.jump(timedelta(days=91))  # type: ignore[union-attr]
