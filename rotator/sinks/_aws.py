@@ -315,6 +315,7 @@ RAISED: dict[str, tuple[type[RotatorError], str]] = {
     "NoRegionError": (Permanent, "no region is known; set region or AWS_REGION"),
     "ParamValidationError": (Permanent, _REFUSED),
     "BotoCoreError": (Permanent, "the SDK refuses its options; check region, endpoint_url, profile and ca_bundle"),
+    "RuntimeError": (Temporary, "credentials could not be renewed"),
     "UnicodeError": (Permanent, "the value has characters that AWS cannot store"),
     "ValueError": (Permanent, "the SDK refuses its options; check region, endpoint_url, profile and ca_bundle"),
     "OSError": (Permanent, "a file that the SDK needs cannot be read; check ca_bundle and the token file"),
@@ -379,7 +380,7 @@ class Service:
         answer = self._send(call)
         if answer.code == _LOST_CONNECTION and call.repeats:
             answer = self._send(call)
-        if isinstance(answer.error, CredentialRejected):
+        if isinstance(answer.error, CredentialRejected) or RAISED.get(answer.code, (Temporary,))[0] is Permanent:
             self.close()  # the next call asks the chain anew
         if answer.error is not None and answer.code not in expected:
             raise answer.error
@@ -404,7 +405,7 @@ class Service:
             return Answer(_hidden(getattr(client, call.operation)(**parameters)))
         except raised.ClientError as error:
             return _answered(error, call)
-        except (raised.BotoCoreError, parsing.ResponseParserError, ValueError, OSError) as error:
+        except (raised.BotoCoreError, parsing.ResponseParserError, ValueError, OSError, RuntimeError) as error:
             return _failed(error, call)
 
     def _connected(self) -> Any:
@@ -502,6 +503,7 @@ def _session(options: AwsOptions, bundle: str, config: Any) -> Any:
         core.set_config_variable("region", region)
     trusted = bundle or core.get_config_variable("ca_bundle") or os.environ.get("SSL_CERT_FILE")
     if trusted:
+        os.stat(trusted)  # the SDK would take a missing file for a failed connection
         core.set_config_variable("ca_bundle", trusted)
     return core
 
