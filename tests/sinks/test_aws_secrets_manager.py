@@ -608,6 +608,20 @@ def test_a_failed_read_is_never_nothing(sink: Any, client: Any, aws: AwsServer) 
     assert not aws.calls("CreateSecret")[1:]
 
 
+@pytest.mark.parametrize(
+    "body", [b"{}", b'{"SecretString": 5, "VersionId": "x"}', b'{"SecretString": "x"}', b"[]", b"null", b"5"]
+)
+def test_an_answer_that_makes_no_sense_is_temporary(sink: Any, client: Any, aws: AwsServer, body: bytes) -> None:
+    """Something answers 200 in the place of AWS: nothing is concluded, nothing written, nothing shown."""
+    client.create_secret(Name="svc", SecretString="{}")
+    place = place_of(sink, name="svc", create=True)
+    for call in (sink.preflight, sink.read_back, lambda place: sink.deliver(place, a_mint())):
+        aws.fail("GetSecretValue", Fault(body=body, status=200))
+        with raising_without_secret(Temporary, match="svc#token: "):
+            call(place)
+    assert not aws.calls(*WRITES)[1:]
+
+
 def test_nobody_there_is_temporary(aws: AwsServer) -> None:
     """A service that cannot be reached certainly did nothing."""
     sink = build(aws, endpoint_url="http://127.0.0.1:1")

@@ -423,3 +423,13 @@ def test_a_failed_read_is_never_nothing(sink: Any, client: Any, aws: AwsServer) 
         with raising_without_secret(Temporary, Permanent) as caught:
             sink.read_back(place_of(sink, name="svc"))
         assert not isinstance(caught.value, NotFound)
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"Parameter": null}', b'{"Parameter": {"Value": 5, "Version": 1}}', b"[]"])
+def test_an_answer_that_makes_no_sense_is_temporary(sink: Any, client: Any, aws: AwsServer, body: bytes) -> None:
+    """Something answers 200 in the place of AWS: nothing is concluded, nothing written, nothing shown."""
+    for call in (sink.preflight, sink.read_back, lambda place: sink.deliver(place, a_mint())):
+        aws.fail("GetParameter", Fault(body=body, status=200))
+        with raising_without_secret(Temporary, match="svc: "):
+            call(place_of(sink, name="svc"))
+    assert not aws.calls("PutParameter")
