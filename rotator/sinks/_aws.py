@@ -287,6 +287,7 @@ CODES: dict[str, tuple[type[RotatorError], str]] = {
     "RegionDisabledException": (Permanent, "the region is not enabled in this account; enable it, or set region"),
 }
 
+_STRANGE = "the answer is none of AWS; is a proxy in the way?"
 _CHAIN = "no usable AWS credentials; set a role, a profile, IRSA or Pod Identity, or the AWS_ variables"
 
 # The SDK's own exceptions, by the name of their class or the nearest base; all but the first group never left.
@@ -296,7 +297,7 @@ RAISED: dict[str, tuple[type[RotatorError], str]] = {
     "ReadTimeoutError": (OutcomeUnknown, "no answer in time"),
     "ResponseStreamingError": (OutcomeUnknown, "the answer broke off"),
     "IncompleteReadError": (OutcomeUnknown, "the answer broke off"),
-    "ResponseParserError": (OutcomeUnknown, "the answer is none of AWS; is a proxy in the way?"),
+    "ResponseParserError": (OutcomeUnknown, _STRANGE),
     "SSLError": (OutcomeUnknown, "TLS failed; check ca_bundle, SSL_CERT_FILE and the proxy"),
     "EndpointConnectionError": (Temporary, "cannot be reached; check region, endpoint_url, proxy and network"),
     "ConnectTimeoutError": (Temporary, "cannot be reached in time; check region, endpoint_url, proxy and network"),
@@ -315,10 +316,15 @@ RAISED: dict[str, tuple[type[RotatorError], str]] = {
     "NoRegionError": (Permanent, "no region is known; set region or AWS_REGION"),
     "ParamValidationError": (Permanent, _REFUSED),
     "BotoCoreError": (Permanent, "the SDK refuses its options; check region, endpoint_url, profile and ca_bundle"),
+    "RuntimeError": (Temporary, "credentials could not be renewed"),
+    "AttributeError": (OutcomeUnknown, _STRANGE),  # so the SDK stumbles over JSON of another shape
+    "TypeError": (OutcomeUnknown, _STRANGE),
+    "LookupError": (OutcomeUnknown, _STRANGE),
     "UnicodeError": (Permanent, "the value has characters that AWS cannot store"),
     "ValueError": (Permanent, "the SDK refuses its options; check region, endpoint_url, profile and ca_bundle"),
     "OSError": (Permanent, "a file that the SDK needs cannot be read; check ca_bundle and the token file"),
 }
+_BUILT_IN = (ValueError, OSError, RuntimeError, AttributeError, TypeError, LookupError)  # that the SDK lets through
 _VALUE_IN = {"put_parameter": "Value"}
 _LOST_CONNECTION = "ConnectionClosedError"
 
@@ -379,7 +385,7 @@ class Service:
         answer = self._send(call)
         if answer.code == _LOST_CONNECTION and call.repeats:
             answer = self._send(call)
-        if isinstance(answer.error, CredentialRejected):
+        if isinstance(answer.error, CredentialRejected) or RAISED.get(answer.code, (Temporary,))[0] is Permanent:
             self.close()  # the next call asks the chain anew
         if answer.error is not None and answer.code not in expected:
             raise answer.error
@@ -404,7 +410,7 @@ class Service:
             return Answer(_hidden(getattr(client, call.operation)(**parameters)))
         except raised.ClientError as error:
             return _answered(error, call)
-        except (raised.BotoCoreError, parsing.ResponseParserError, ValueError, OSError) as error:
+        except (raised.BotoCoreError, parsing.ResponseParserError, *_BUILT_IN) as error:
             return _failed(error, call)
 
     def _connected(self) -> Any:
@@ -415,15 +421,21 @@ class Service:
 
 
 def _hidden(body: dict[str, Any]) -> dict[str, Any]:
-    """Return the body with every value as a secret."""
-    if "SecretString" in body:
-        body["SecretString"] = Secret(body["SecretString"])
-    if "SecretBinary" in body:
-        body["SecretBinary"] = Secret("binary")
-    for found in (body.get("Parameter", {}), *body.get("Parameters", ())):
+    """Return the body with every value as a secret; what is no text did not come from AWS and is left out."""
+    for key in ("SecretString", "SecretBinary"):
+        if key in body:
+            body[key] = _wrapped(body[key])
+    parameters = body.get("Parameters")
+    for found in (body.get("Parameter"), *(parameters if isinstance(parameters, list) else ())):
         if isinstance(found, dict) and "Value" in found:
-            found["Value"] = Secret(found["Value"])
+            found["Value"] = _wrapped(found["Value"])
     return body
+
+
+def _wrapped(value: object) -> Secret | None:
+    if isinstance(value, bytes):
+        return Secret(value.decode(errors="replace"))
+    return Secret(value) if isinstance(value, str) else None
 
 
 def _answered(error: Any, call: Call) -> Answer:
@@ -502,6 +514,7 @@ def _session(options: AwsOptions, bundle: str, config: Any) -> Any:
         core.set_config_variable("region", region)
     trusted = bundle or core.get_config_variable("ca_bundle") or os.environ.get("SSL_CERT_FILE")
     if trusted:
+        os.stat(trusted)  # the SDK would take a missing file for a failed connection
         core.set_config_variable("ca_bundle", trusted)
     return core
 

@@ -173,7 +173,7 @@ class ParameterSink:
         answer = self._service.ask(call, "ParameterNotFound", "ParameterVersionNotFound")
         if answer.error:
             return None
-        found = answer.body.get("Parameter", {})
+        found = answer.body.get("Parameter") or {}
         value, number = found.get("Value"), found.get("Version")
         if not isinstance(value, Secret) or not isinstance(number, int):
             raise Temporary(f"{target.where}: the answer is none of Parameter Store; is a proxy in the way?")

@@ -13,7 +13,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -40,7 +40,7 @@ class Fault:
 
     code: str = ""
     status: int = 400
-    body: bytes = b""
+    body: bytes = field(default=b"", repr=False)
     headers: tuple[tuple[str, str], ...] = ()
     after: bool = False
     hang_s: float = 0.0
