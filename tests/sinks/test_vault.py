@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
 from rotator import sinks
-from rotator.config import parse
+from rotator.config import parse, schema
 from rotator.errors import (
     ConfigError,
     CredentialRejected,
@@ -49,7 +49,7 @@ from rotator.sinks._vault_calls import STATUSES
 from rotator.sinks._vault_kv import Content, rendered
 from rotator.sinks._vault_line import HVAC, Line
 from rotator.sinks._vault_login import Login
-from rotator.sinks._vault_options import Auth, is_usable
+from rotator.sinks._vault_options import VaultAuth, is_usable
 from tests.servers.vault import Faults, Vault, serving
 from tests.sinks.contract import CANARY, OTHER, SinkContract, facts, mint, raising_without_secret
 
@@ -762,7 +762,7 @@ def test_a_lease_is_renewed_in_its_last_third(approle: VaultHarness, vault: Vaul
     login.close()
     vault.faults = Faults()
     (approle.base / "given").write_text(approle.outside.issue(approle.name, renewable=False))
-    given = Login(line, Auth(token="file:given"), "", approle.base, clock)
+    given = Login(line, VaultAuth(token="file:given"), "", approle.base, clock)
     kept = given.session("x")
     clock.now_s += 500
     assert given.session("x") is kept
@@ -1016,3 +1016,21 @@ def test_a_journal_of_another_version_is_named(two: VaultHarness) -> None:
     """Options that cannot be understood any more are an error that names the place."""
     with pytest.raises(Permanent, match="x: was journalled by a version"):
         two.sink.preflight(Place("vault", "x", {"mount": 5}))
+
+
+def test_the_schema_shows_the_login() -> None:
+    """Editors complete the nested table too: no reference in the schema of the file points nowhere."""
+    tables = schema()["$defs"]["SinkTable"]["anyOf"]
+    mine = next(table["properties"] for table in tables if table["properties"]["type"] == {"const": "vault"})
+    assert "secret_id" in mine["auth"]["properties"]
+    assert "$ref" not in str(mine)
+
+
+def test_the_right_to_delete_does_not_hang_on_metadata(two: VaultHarness) -> None:
+    """A role that may end versions but not describe them ends them all the same."""
+    two.outside.policy(two.name, {f"{two.mount}/data/*": "create read update", f"{two.mount}/delete/*": "update"})
+    place = place_of(two.sink, delete_previous_versions=True)
+    for number in (1, 2):
+        two.sink.deliver(place, mint(f"{OTHER}{number}", number))
+    versions = two.outside.ask("GET", two.path(place, "metadata"))["data"]["versions"]
+    assert [bool(versions[number]["deletion_time"]) for number in ("1", "2")] == [True, False]
