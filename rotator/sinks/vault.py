@@ -1,9 +1,9 @@
 """The `vault` sink: keys of KV secrets in HashiCorp Vault or OpenBao, merged beside their neighbours.
 
 KV version 2 is written with check-and-set, so nobody's write is lost; version 1 has no such thing, and there only the
-threads of one process wait for each other. Beside a version 2 secret stands custom metadata that names token, lineage,
-mint and time and holds a keyed fingerprint. Where the role may not patch metadata that is left out: the delivery counts
-all the same, and what is held is then known by its value alone.
+threads that share the sink wait for each other. Beside a version 2 secret stands custom metadata that names token,
+lineage, mint and time and holds a keyed fingerprint. Where the role may not patch metadata that is left out: the
+delivery counts all the same, and what is held is then known by its value alone.
 """
 
 import os
@@ -71,7 +71,7 @@ class Options(BaseModel):
     namespace: str = Field("", description="Of Vault Enterprise or OpenBao; $VAULT_NAMESPACE if not given.")
     mount: str = Field("secret", description="Where the KV engine is mounted.")
     kv: Literal[1, 2] = Field(2, description="Version of the KV engine.")
-    ca_bundle: str = Field("", description="File of certificate authorities to trust instead of the usual ones.")
+    ca_bundle: str = Field("", description="File of authorities; $VAULT_CACERT, $SSL_CERT_FILE or the usual ones.")
     timeout: timedelta = Field(timedelta(seconds=10), description="Of connecting, and of waiting for each answer.")
     auth: VaultAuth = Field(
         default_factory=lambda: VaultAuth.model_validate({}), description="How to log in; by $VAULT_TOKEN if not given."

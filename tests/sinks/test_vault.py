@@ -549,6 +549,34 @@ def test_a_quota_slows_everybody(two: VaultHarness, vault: Vault) -> None:
 
 
 @fake_only
+def test_an_engine_that_is_being_upgraded_is_waited_for(two: VaultHarness, vault: Vault) -> None:
+    """For a moment a new engine of version 2 refuses everything, with the status of a malformed request."""
+    answering(
+        vault, 400, "Upgrading from non-versioned to versioned data. This backend will be unavailable", only="/data/"
+    )
+    with raising_without_secret(Temporary, match="is being upgraded"):
+        two.sink.read_back(place_of(two.sink))
+
+
+@pytest.mark.parametrize("token", ["canary\nX-Evil: 1", "canary-\u20ac"])
+def test_a_token_that_no_header_carries_is_refused(two: VaultHarness, token: str) -> None:
+    """Characters that would break out of the header, or have no place in one, never leave."""
+    (two.base / "token").write_text(token)
+    del token
+    with raising_without_secret(Permanent, match="cannot be spelt"):
+        two.sink.read_back(place_of(two.sink))
+
+
+def test_authorities_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt ca_bundle is an error of ours, not of the network."""
+    monkeypatch.setenv("VAULT_TOKEN", "x")
+    sink = VAULT.build("v", VAULT.Options(address="https://127.0.0.1:1", ca_bundle="none.pem"), tmp_path)
+    with raising_without_secret(Permanent, match="certificate authorities cannot be read; check `ca_bundle`"):
+        sink.deliver(place_of(sink), mint())
+    sink.close()
+
+
+@fake_only
 def test_a_sealed_vault_is_waited_for(two: VaultHarness, vault: Vault) -> None:
     """Sealed says nothing about the token or the place, also before the first login."""
     answering(vault, 503, "Vault is sealed")
@@ -845,9 +873,11 @@ def test_the_environment_cannot_turn_verification_off(
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent")
         with sink_of(Outside(server.address, "root"), tmp_path, ca_bundle=pem.name) as sink:
             sink.deliver(place_of(sink), mint())
-        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
-        with sink_of(Outside(server.address, "root"), tmp_path) as sink:
-            assert sink.read_back(place_of(sink)).secret == Secret(CANARY)
+        for name in ("SSL_CERT_FILE", "VAULT_CACERT"):
+            monkeypatch.setenv(name, str(pem))
+            with sink_of(Outside(server.address, "root"), tmp_path) as sink:
+                assert sink.read_back(place_of(sink)).secret == Secret(CANARY)
+            monkeypatch.delenv(name)
 
 
 def certified(folder: Path) -> tuple[ssl.SSLContext, Path]:
