@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -355,6 +356,18 @@ def test_metadata_names_the_mint_and_keeps_others_keys(two: VaultHarness) -> Non
     assert (custom["rotator-mint-id"], custom["rotator-version"]) == ("mint-1", "1")
     assert "canary" not in str(custom)
     assert two.sink.read_back(place).mint_id == "mint-1"
+
+
+def test_a_fingerprint_does_not_outlive_its_secret(two: VaultHarness) -> None:
+    """What the next mint has no value for is removed, so that nothing beside a secret speaks of another one."""
+    place = place_of(two.sink)
+    two.sink.deliver(place, replace(mint(OTHER, 1), lineage="clroot", fingerprint="k1:abcd"))
+    custom = two.held(place)["custom_metadata"]
+    assert (custom["rotator-lineage"], custom["rotator-fingerprint"]) == ("clroot", "k1:abcd")
+    two.sink.deliver(place, mint(CANARY, 2))
+    custom = two.held(place)["custom_metadata"]
+    assert not {"rotator-lineage", "rotator-fingerprint"} & set(custom)
+    assert custom["rotator-mint-id"] == "mint-2"
 
 
 def test_a_mint_is_not_claimed_for_what_somebody_else_wrote(two: VaultHarness) -> None:
