@@ -9,8 +9,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from pydantic import ValidationError
-
 from rotator import sinks
 from rotator.config import Config
 from rotator.credentials import Reference
@@ -95,7 +93,7 @@ class Stores:
             module = self._load(TYPES[kind])
             name = named[0] if len(named) == 1 else kind
             options = self._config.sinks[name].options if len(named) == 1 else module.Options()
-        except ValidationError:
+        except ValueError:  # there is no such type, or its options have no defaults
             raise ConfigError.of("", f"{kind}: references need a sink of type {TYPES[kind]}; add one") from None
         sink = module.build(name, options, self._config.folder)
         if not hasattr(sink, "secret_at"):

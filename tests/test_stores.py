@@ -113,6 +113,16 @@ def test_a_sink_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         Stores(config(tmp_path), lambda _: small).read(AWS)  # type: ignore[arg-type, return-value]
 
 
+def test_a_type_without_defaults_needs_a_sink(tmp_path: Path) -> None:
+    """Where the environment cannot stand in for a sink, the operator is told which one to add."""
+
+    def load(kind: str) -> Any:
+        raise ValueError(f"there is no sink type {kind}")
+
+    with pytest.raises(ConfigError, match="aws: references need a sink of type aws_secrets_manager; add one"):
+        Stores(config(tmp_path), load).read(AWS)
+
+
 def test_what_is_missing_is_said_by_the_store(tmp_path: Path) -> None:
     """The store's own words reach the operator."""
 

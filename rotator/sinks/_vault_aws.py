@@ -14,12 +14,12 @@ from botocore.exceptions import BotoCoreError
 from botocore.session import get_session
 
 from rotator.secret import Secret
-from rotator.sinks._vault_options import Auth
+from rotator.sinks._vault_options import VaultAuth
 
 _BODY = "Action=GetCallerIdentity&Version=2011-06-15"
 
 
-def signed(auth: Auth) -> Secret | str:
+def signed(auth: VaultAuth) -> Secret | str:
     """Return the body of the login, or the name of what went wrong."""
     try:
         credentials = get_session().get_credentials()
@@ -40,7 +40,7 @@ def signed(auth: Auth) -> Secret | str:
     return Secret(msgspec.json.encode(shown).decode())
 
 
-def _question(auth: Auth) -> AWSRequest:
+def _question(auth: VaultAuth) -> AWSRequest:
     headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
     if auth.server_id:
         headers["X-Vault-AWS-IAM-Server-ID"] = auth.server_id

@@ -93,6 +93,7 @@ STATUSES = {
     503: Row(Temporary, Temporary, "it is sealed or in maintenance; unseal it"),
 }
 _QUOTA = Row(Throttled, Throttled, "its rate limit quota is used up")
+_UPGRADING = Row(Temporary, Temporary, "the KV engine is being upgraded to version 2")
 _ELSEWHERE = Row(Temporary, Temporary, "a standby points to another address; `address` must reach the active node")
 _NOT_VAULT = Row(Temporary, OutcomeUnknown, "something in front of it answered")
 _ODD = Row(Permanent, Permanent, "it refused the request")
@@ -120,6 +121,8 @@ def _row(answer: Answer) -> Row:
         return _ELSEWHERE
     if answer.status == 429 and (answer.says("quota") or answer.retry_after is not None):
         return _QUOTA
+    if answer.status == 400 and answer.says("Upgrading from non-versioned"):
+        return _UPGRADING
     if answer.errors is None and answer.status in (403, 404, 503):
         # A proxy says so too. Of 503 nobody knows whether a write went through before; it certainly did not at 403.
         return _NOT_VAULT if answer.status == 503 else Row(Permanent, Permanent, _NOT_VAULT.said)

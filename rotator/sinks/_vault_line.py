@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import hvac.exceptions
 import requests
+import urllib3.exceptions
 from hvac.adapters import RawAdapter
 from requests.adapters import HTTPAdapter
 
@@ -57,7 +58,8 @@ class Line:
         self._timeout = timeout
         self._session: Any = requests.Session()
         self._session.trust_env = False  # else the environment is read anew for each request, and overrides `verify`
-        self._session.verify = ca_bundle or os.environ.get("SSL_CERT_FILE", "") or True
+        named = (ca_bundle, os.environ.get("VAULT_CACERT", ""), os.environ.get("SSL_CERT_FILE", ""))
+        self._session.verify = next((file for file in named if file), True)
         self._session.proxies = requests.utils.get_environ_proxies(self._address)
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         pool = HTTPAdapter(pool_connections=2, pool_maxsize=CONNECTIONS, max_retries=0)
@@ -91,8 +93,10 @@ class Line:
         except hvac.exceptions.VaultError as error:
             kind = HVAC.get(type(error).__name__, OutcomeUnknown)
             return Failure(kind, f"the request to Vault was not accepted by hvac ({type(error).__name__})")
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             return _silence(error, writes=writes)
+        except OSError:  # requests' own word for a bundle that is not there; of sockets it wraps every error
+            return Failure(Permanent, "the file of certificate authorities cannot be read; check `ca_bundle`")
         except UnicodeError:  # a header that cannot be sent: a token with odd characters
             return Failure(Permanent, "the request to Vault cannot be spelt; are there odd characters in the token?")
 

@@ -19,7 +19,7 @@ from rotator.errors import ConfigError, CredentialRejected, Permanent
 from rotator.secret import Secret
 from rotator.sinks._vault_calls import Answer, Call, Failure, decoded, failed, refusal
 from rotator.sinks._vault_line import Line
-from rotator.sinks._vault_options import Auth
+from rotator.sinks._vault_options import VaultAuth
 
 _RENEW_AT = 3  # once a third of the lease is left
 
@@ -76,7 +76,7 @@ class Login:
     """
 
     def __init__(
-        self, line: Line, auth: Auth, namespace: str, base: Path, monotonic: Callable[[], float] = time.monotonic
+        self, line: Line, auth: VaultAuth, namespace: str, base: Path, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._line = line
         self._auth = auth

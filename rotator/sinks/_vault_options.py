@@ -21,7 +21,7 @@ _NEEDS = {
 _MAY = {"kubernetes": ("jwt_path",), "aws": ("region", "server_id")}
 
 
-class Auth(BaseModel):
+class VaultAuth(BaseModel):
     """The `auth` table of a vault sink."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -52,7 +52,7 @@ class Auth(BaseModel):
         return text
 
     @model_validator(mode="after")
-    def _whole(self) -> "Auth":
+    def _whole(self) -> "VaultAuth":
         needs = _NEEDS[self.method]
         missing = [key for key in needs if not getattr(self, key)]
         if missing:

@@ -1,9 +1,9 @@
 """The `vault` sink: keys of KV secrets in HashiCorp Vault or OpenBao, merged beside their neighbours.
 
 KV version 2 is written with check-and-set, so nobody's write is lost; version 1 has no such thing, and there only the
-threads of one process wait for each other. Beside a version 2 secret stands custom metadata that names token, lineage,
-mint and time and holds a keyed fingerprint. Where the role may not patch metadata that is left out: the delivery counts
-all the same, and what is held is then known by its value alone.
+threads that share the sink wait for each other. Beside a version 2 secret stands custom metadata that names token,
+lineage, mint and time and holds a keyed fingerprint. Where the role may not patch metadata that is left out: the
+delivery counts all the same, and what is held is then known by its value alone.
 """
 
 import os
@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -35,7 +36,7 @@ from rotator.sinks._fields import SAMPLE, FieldsOptions, secret_key, used_facts
 from rotator.sinks._naming import Naming
 from rotator.sinks._vault_calls import Answer, Call, Failure, failed, refusal
 from rotator.sinks._vault_kv import Content, Spot
-from rotator.sinks._vault_options import MOUNT, Auth, is_usable
+from rotator.sinks._vault_options import MOUNT, VaultAuth, is_usable
 from rotator.templates import FIELD_PLACEHOLDERS, Template, render_fields
 from rotator.text import visible
 from rotator.timing import parse_duration, stamp
@@ -70,10 +71,10 @@ class Options(BaseModel):
     namespace: str = Field("", description="Of Vault Enterprise or OpenBao; $VAULT_NAMESPACE if not given.")
     mount: str = Field("secret", description="Where the KV engine is mounted.")
     kv: Literal[1, 2] = Field(2, description="Version of the KV engine.")
-    ca_bundle: str = Field("", description="File of certificate authorities to trust instead of the usual ones.")
+    ca_bundle: str = Field("", description="File of authorities; $VAULT_CACERT, $SSL_CERT_FILE or the usual ones.")
     timeout: timedelta = Field(timedelta(seconds=10), description="Of connecting, and of waiting for each answer.")
-    auth: Auth = Field(
-        default_factory=lambda: Auth.model_validate({}), description="How to log in; by $VAULT_TOKEN if not given."
+    auth: VaultAuth = Field(
+        default_factory=lambda: VaultAuth.model_validate({}), description="How to log in; by $VAULT_TOKEN if not given."
     )
 
     @field_validator("address")
@@ -290,17 +291,19 @@ class VaultSink:
 
     def _round_off(self, target: _Target, before: Content, version: int, mint: Mint, ask: kv.Ask, where: str) -> None:
         """Describe what was written and end what it replaced; the secret stands there whatever comes of this."""
-        problem = ""
-        try:
-            if target.delete_previous and version > 1:
-                kv.end(target.spot, version - 1, ask, where)
-            kv.describe(target.spot, _description(before, version, mint), ask, where)
-        except (Temporary, OutcomeUnknown) as error:
-            problem = error.message
-        except Permanent:
-            return  # said in the module's docstring; preflight proved the right to delete
-        if problem:
-            raise OutcomeUnknown(f"{problem} (the secret is written, what stands beside it perhaps not)")
+        spot, problems = target.spot, []
+        steps = [partial(kv.describe, spot, _description(before, version, mint), ask, where)]
+        if target.delete_previous and version > 1:
+            steps.append(partial(kv.end, spot, version - 1, ask, where))
+        for step in steps:
+            try:
+                step()
+            except (Temporary, OutcomeUnknown) as error:
+                problems.append(error.message)
+            except Permanent:
+                continue  # said in the module's docstring; preflight proved the right to delete
+        if problems:
+            raise OutcomeUnknown(f"{problems[0]} (the secret is written, what belongs beside it perhaps not)")
 
     def _asking(self, where: str) -> kv.Ask:
         """Return what sends requests as us, and logs in again once if our token turns out to be dead."""

@@ -10,6 +10,7 @@ import base64
 import json
 import re
 import secrets
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ _RULE = re.compile(r'path\s+"([^"]+)"\s*\{[^}]*capabilities\s*=\s*\[([^\]]*)\]')
 
 @dataclass
 class Faults:
-    """What a test breaks.
+    """What a test breaks, for everybody but the operator with the root token.
 
     Attributes:
         status: Everything is answered by (status, body, headers), for as long as it is set.
@@ -265,6 +266,9 @@ class Vault:
                 raise Refused(400, f"path is already in use at {name}/")
             space.mounts[name] = _Mount(asked["type"], int((asked.get("options") or {}).get("version", 1)))
             return 204, None
+        if area == "auth" and method == "DELETE":
+            space.auth.pop(name, None)
+            return 204, None
         if area == "auth":
             space.auth[name] = asked["type"]
             return 204, None
@@ -441,7 +445,7 @@ def _whole(data: Any, auth: Any = None) -> dict[str, Any]:
 
 
 @contextmanager
-def serving() -> Iterator[Vault]:
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[Vault]:
     """Run one on a free port of this machine."""
     vault = Vault()
 
@@ -456,7 +460,8 @@ def serving() -> Iterator[Vault]:
             headers = {name.title(): value for name, value in self.headers.items()}
             vault.seen.append((self.command, path, headers))
             faults = vault.faults
-            hit = faults.only in path and faults.method in ("", self.command)
+            operator = headers.get("X-Vault-Token") == vault.token
+            hit = not operator and faults.only in path and faults.method in ("", self.command)
             if hit and faults.drop:
                 self.close_connection = True
                 return
@@ -506,7 +511,9 @@ def serving() -> Iterator[Vault]:
             pass
 
     server = Server(("127.0.0.1", 0), Handler)
-    vault.address = f"http://127.0.0.1:{server.server_port}"
+    vault.address = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
