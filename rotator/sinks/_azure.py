@@ -225,16 +225,13 @@ class KeyVault:
             return fault_of(faults, error)
 
     def _client(self) -> Any:
-        timeout_s = self._vault.timeout.total_seconds()
         return _sdk(self._sink).client(
             self._vault.url,
             self._login(),
             verify_challenge_resource=self._vault.verify_challenge,
-            connection_timeout=timeout_s,
-            read_timeout=timeout_s,
-            connection_verify=self._vault.ca_file,
             retry_total=0,
             permit_redirects=False,
+            **_bounds(self._vault),
         )
 
     def _login(self) -> Any:
@@ -244,27 +241,34 @@ class KeyVault:
             return self._shared
 
 
-def credential_of(sink: str, login: Login) -> Any:
-    """Return the SDK's credential for a login; contacts nothing."""
-    identity = _sdk(sink).identity
+def credential_of(sink: str, login: Login, vault: Vault) -> Any:
+    """Return the SDK's credential for a login, with the vault's bounds and trust; contacts nothing."""
+    identity, bounds = _sdk(sink).identity, _bounds(vault)
     if login.client_secret is not None:
-        return _Rereading(identity, login)
+        return _Rereading(identity, login, bounds)
     if login.managed_identity:
-        return identity.ManagedIdentityCredential(client_id=login.managed_identity)
-    return identity.DefaultAzureCredential()
+        return identity.ManagedIdentityCredential(client_id=login.managed_identity, **bounds)
+    return identity.DefaultAzureCredential(**bounds)
+
+
+def _bounds(vault: Vault) -> dict[str, Any]:
+    timeout_s = vault.timeout.total_seconds()
+    return {"connection_timeout": timeout_s, "read_timeout": timeout_s, "connection_verify": vault.ca_file}
 
 
 class _Rereading:
     """Logs in with the client's secret as it is now, whenever an access token is wanted."""
 
-    def __init__(self, identity: Any, login: Login) -> None:
+    def __init__(self, identity: Any, login: Login, bounds: Mapping[str, Any]) -> None:
         self._identity = identity
         self._login = login
+        self._bounds = bounds
 
     def get_token(self, *scopes: str, **options: Any) -> Any:
         """See the SDK's TokenCredential."""
         secret = self._login.client_secret() if self._login.client_secret else Secret("")
-        made = self._identity.ClientSecretCredential(self._login.tenant_id, self._login.client_id, secret.reveal())
+        ids = (self._login.tenant_id, self._login.client_id)
+        made = self._identity.ClientSecretCredential(*ids, secret.reveal(), **self._bounds)
         with made:
             return made.get_token(*scopes, **options)
 

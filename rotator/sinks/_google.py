@@ -255,7 +255,8 @@ class SecretManager:
     def _client(self) -> Any:
         sdk = _sdk(self._sink)
         url = urlsplit(self._endpoint.url)
-        transport = sdk.transport(host=url.netloc, url_scheme=url.scheme, credentials=self._login())
+        where = {"host": url.netloc, "url_scheme": url.scheme}
+        transport = sdk.transport(**where, credentials=self._login(), always_use_jwt_access=True)
         for session in (transport._session, transport._session._auth_request_session):
             session.verify = self._endpoint.ca_file
             session.max_redirects = 0
@@ -346,7 +347,7 @@ def fault_of(faults: Mapping[type[BaseException], Fault], error: BaseException) 
     names = {type(e).__name__ for e in led(error)}
     if "SSLCertVerificationError" in names:
         return CERTIFICATE
-    return UNCONNECTED if names & {"NewConnectionError", "NameResolutionError"} else fault
+    return UNCONNECTED if fault is BROKEN and names & {"NewConnectionError", "NameResolutionError"} else fault
 
 
 def _status(response: Any) -> str:

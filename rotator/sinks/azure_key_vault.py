@@ -110,7 +110,7 @@ def build(name: str, options: Options, base: Path) -> "AzureKeyVaultSink":
         options.managed_identity_client_id,
     )
     vault = Vault(options.vault_url, ca_file, options.timeout)
-    return AzureKeyVaultSink(name, vault.url, KeyVault(name, vault, lambda: credential_of(name, login)))
+    return AzureKeyVaultSink(name, vault.url, KeyVault(name, vault, lambda: credential_of(name, login, vault)))
 
 
 class AzureKeyVaultSink:

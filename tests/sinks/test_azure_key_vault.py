@@ -481,7 +481,7 @@ def test_the_clients_secret_is_read_at_every_login(server: AzureServer, pem: Pat
         raise ConfigError.of("", "the secret reference env:X is not set")
 
     login = Login("tenant", "client", missing)
-    sink = connected(server.url, pem, credential_of("vault", login))
+    sink = connected(server.url, pem, credential_of("vault", login, Vault(server.url, str(pem), timedelta(seconds=1))))
     for call in (sink.preflight, lambda place: sink.deliver(place, mint())):
         with raising_without_secret(CredentialRejected, match="env:X is not set"):
             call(place_of(sink))
@@ -490,8 +490,9 @@ def test_the_clients_secret_is_read_at_every_login(server: AzureServer, pem: Pat
 
 def test_every_way_to_log_in_is_made_without_contact(tmp_path: Path) -> None:
     """`build` contacts nothing, and each login is the SDK's own."""
+    vault = Vault("https://acme.vault.azure.net", certifi.where(), timedelta(seconds=1))
     kinds = [
-        type(credential_of("vault", login)).__name__
+        type(credential_of("vault", login, vault)).__name__
         for login in (Login(), Login(managed_identity="m"), Login("t", "c", lambda: Secret("x")))
     ]
     assert kinds == ["DefaultAzureCredential", "ManagedIdentityCredential", "_Rereading"]

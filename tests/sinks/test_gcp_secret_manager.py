@@ -17,6 +17,8 @@ import certifi
 import google.auth.exceptions
 import pytest
 import requests.exceptions
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from google.api_core import exceptions
 from google.auth.credentials import AnonymousCredentials
 from pydantic import ValidationError
@@ -578,6 +580,36 @@ def test_default_credentials_come_from_the_environment(server: GcpServer, tmp_pa
     missing = {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none.json")}
     assert "CredentialRejected" in ran(script, missing)
     assert not server.requests
+
+
+def test_a_service_account_of_the_environment_delivers(server: GcpServer, tmp_path: Path) -> None:
+    """The whole way as an operator has it: `build`, the default credentials, a preflight, a delivery."""
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    key = {
+        "type": "service_account",
+        "project_id": "acme",
+        "private_key_id": "1",
+        "private_key": private.decode(),
+        "client_email": "rotator@acme.iam.gserviceaccount.com",
+        "token_uri": "http://127.0.0.1:1/",
+    }
+    (tmp_path / "key.json").write_text(json.dumps(key))
+    script = f"""
+        from pathlib import Path
+        from rotator import sinks
+        from tests.sinks.contract import facts, mint
+        module = sinks.load("gcp_secret_manager")
+        sink = module.build("gcp", module.Options(project="acme", endpoint={server.url!r}), Path("/"))
+        place = sink.resolve(sinks.checked(module.DeliveryOptions, {{"create": True}}), facts())
+        sink.preflight(place)
+        print(sink.deliver(place, mint()))
+        sink.close()
+    """
+    shown = ran(script, {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "key.json")})
+    assert shown == "Receipt(location='projects/acme/secrets/astro-svc-airflow#token', version='1')\n"
+    assert all(request.headers["authorization"].startswith("Bearer ey") for request in server.requests)
 
 
 def test_without_the_sdk_the_fix_is_named() -> None:
