@@ -23,7 +23,7 @@ class Variable:
     """An environment variable of a Deployment."""
 
     key: str
-    value: str
+    value: str = field(repr=False)
     is_secret: bool
     updated_at: datetime
 
@@ -65,13 +65,13 @@ class EnvObject:
     kind: str
     scope: str
     entity_id: str
-    typed: Json
+    typed: Json = field(repr=False)
     updated_at: datetime
     created_at: datetime
     updated_by: str
     description: str = ""
     auto_link: bool = False
-    links: dict[str, Json] = field(default_factory=dict)
+    links: dict[str, Json] = field(default_factory=dict, repr=False)
     excluded: list[str] = field(default_factory=list)
 
 

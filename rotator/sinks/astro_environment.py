@@ -201,7 +201,7 @@ class AstroEnvironmentSink:
             options.base_url,
             options.timeout,
             options.ca_bundle,
-            options.proxy or _environments_proxy(options.base_url),
+            options.proxy or environments_proxy(options.base_url),
             section="sinks",
         )
         dice = random.Random()  # noqa: S311 - spreads retries
@@ -403,9 +403,8 @@ def _named(place: Place) -> Iterator[None]:
     raise named
 
 
-def _environments_proxy(base_url: str) -> str:
+def environments_proxy(base_url: str) -> str:
     """Return the proxy that HTTPS_PROXY and NO_PROXY ask for; loopback never has one."""
-    host = base_url.removeprefix("https://").partition("/")[0]
-    if host == base_url or urllib.request.proxy_bypass(host):
+    if not base_url.startswith("https://") or urllib.request.proxy_bypass(base_url[8:].partition("/")[0]):
         return ""
     return urllib.request.getproxies().get("https", "")
