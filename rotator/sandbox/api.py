@@ -164,7 +164,10 @@ class Api:
 
     def _organizations(self, asked: Asked) -> Answer:
         offset, limit = _paging(asked.query, LARGEST_LIMIT)
-        made, owner = _time(self._store.tokens[self._store.owner_id].created_at), self._profile(self._store.owner_id)
+        made, owner = (
+            shown_time(self._store.tokens[self._store.owner_id].created_at),
+            self._profile(self._store.owner_id),
+        )
         rows: list[Json] = [
             {
                 "id": self._store.organization_id,
@@ -180,7 +183,7 @@ class Api:
             }
         ]
         shown = rows[offset : offset + limit]
-        return _json({"organizations": shown, "limit": limit, "offset": offset, "totalCount": len(rows)})
+        return json_answer({"organizations": shown, "limit": limit, "offset": offset, "totalCount": len(rows)})
 
     def _list(self, asked: Asked) -> Answer:
         nested = asked.route.generation == "v1alpha1"
@@ -196,29 +199,29 @@ class Api:
         found = [self._store.tokens.get(token_id) for token_id in ids[offset : offset + limit]]
         rows = [self._shown(record, asked.route) for record in found if record is not None]
         name = "apiTokens" if nested else "tokens"
-        return _json({name: rows, "limit": limit, "offset": offset, "totalCount": len(ids)})
+        return json_answer({name: rows, "limit": limit, "offset": offset, "totalCount": len(ids)})
 
     def _get(self, asked: Asked) -> Answer:
         record = self._target(asked)
         own = record.id == asked.caller.id and self._readers == "all"
         if not own and not self._manages(asked.caller, record.scope, record.workspace_id):
             raise Refused(403, "You do not have permission to read this API token")
-        return _json(self._shown(record, asked.route))
+        return json_answer(self._shown(record, asked.route))
 
     def _create(self, asked: Asked) -> Answer:
-        draft = self._draft(_body(asked.body), asked.route)
+        draft = self._draft(decoded(asked.body), asked.route)
         workspace = self._store.workspace_of(draft.scope, draft.entity_id)
         self._need(asked.caller, draft.scope, workspace)
         return self._with_secret(self._store.create(draft, asked.caller.id), asked.route)
 
     def _update(self, asked: Asked) -> Answer:
         record, nested = self._managed(asked), asked.route.generation == "v1alpha1"
-        body = _body(asked.body)
+        body = decoded(asked.body)
         name = _text(body, "name", 256, shortest=1)
         description = _text(body, "description", 500) if nested or body.get("description") is not None else None
         if nested:
             self._store.set_roles(record.id, asked.caller.id, _nested_roles(body, record))
-        return _json(self._shown(self._store.update(record.id, asked.caller.id, name, description), asked.route))
+        return json_answer(self._shown(self._store.update(record.id, asked.caller.id, name, description), asked.route))
 
     def _delete(self, asked: Asked) -> Answer:
         self._store.delete(self._managed(asked).id)
@@ -230,13 +233,13 @@ class Api:
 
     def _roles(self, asked: Asked) -> Answer:
         record = self._managed(asked)
-        rows = _body(asked.body).get("roles")
+        rows = decoded(asked.body).get("roles")
         if not isinstance(rows, list) or not rows:
             raise Refused(400, "roles must have at least 1 item", "roles")
         roles = tuple([_role(row) for row in rows])
         _check_roles(record, roles)
         self._store.set_roles(record.id, asked.caller.id, roles)
-        return _json(_subject_roles(roles))
+        return json_answer(_subject_roles(roles))
 
     def _target(self, asked: Asked) -> Record:
         """Return the token of the path; in v1alpha1 it must live in the path's collection."""
@@ -272,8 +275,8 @@ class Api:
         )
 
     def _filter(self, query: Query) -> tuple[object, Callable[[Record], bool] | None]:
-        only = _last(query, "includeOnlyOrganizationTokens").lower() in ("true", "1")
-        workspace, deployment, kind = _last(query, "workspaceId"), _last(query, "deploymentId"), _last(query, "kind")
+        only = last(query, "includeOnlyOrganizationTokens").lower() in ("true", "1")
+        workspace, deployment, kind = last(query, "workspaceId"), last(query, "deploymentId"), last(query, "kind")
         if kind and kind not in _KINDS:
             raise Refused(400, "kind must be one of STANDARD, DIRECT_ACCESS", "kind")
         if not (only or workspace or deployment or kind):
@@ -332,7 +335,7 @@ class Api:
         return given
 
     def _with_secret(self, record: Record, asked: Route) -> Answer:
-        return _json(self._shown(record, asked) | {"token": self._store.secret_of(record.id)})
+        return json_answer(self._shown(record, asked) | {"token": self._store.secret_of(record.id)})
 
     def _shown(self, record: Record, asked: Route) -> Json:
         shown: Json = {
@@ -341,19 +344,19 @@ class Api:
             "description": record.description,
             "scope" if asked.generation == "v1" else "type": record.scope,
             "shortToken": record.short_token,
-            "startAt": _time(record.start_at),
-            "createdAt": _time(record.created_at),
-            "updatedAt": _time(record.updated_at),
+            "startAt": shown_time(record.start_at),
+            "createdAt": shown_time(record.created_at),
+            "updatedAt": shown_time(record.updated_at),
             "roles": [_shown_role(role) for role in record.roles],
             "createdBy": self._profile(record.created_by),
             "updatedBy": self._profile(record.updated_by),
         }
         if record.end_at is not None:
-            shown["endAt"] = _time(record.end_at)
+            shown["endAt"] = shown_time(record.end_at)
         if record.expiry_days is not None:
             shown["expiryPeriodInDays"] = record.expiry_days
         if record.last_used_at is not None:
-            shown["lastUsedAt"] = _time(record.last_used_at)
+            shown["lastUsedAt"] = shown_time(record.last_used_at)
         return shown | self._own_fields(record, asked)
 
     def _own_fields(self, record: Record, asked: Route) -> Json:
@@ -367,7 +370,7 @@ class Api:
             }
         own: Json = {"kind": record.kind}
         if record.last_rotated_at is not None:
-            own["lastRotatedAt"] = _time(record.last_rotated_at)
+            own["lastRotatedAt"] = shown_time(record.last_rotated_at)
         return own
 
     def _profile(self, token_id: str) -> Json:
@@ -384,11 +387,13 @@ def _operation(method: str, token_id: str | None, verb: str | None) -> str:
     return {"GET": "list", "POST": "create"}.get(method, "")
 
 
-def _json(body: Json) -> Answer:
+def json_answer(body: Json) -> Answer:
+    """Return a success."""
     return Answer(200, msgspec.json.encode(body))
 
 
-def _time(moment: datetime) -> str:
+def shown_time(moment: datetime) -> str:
+    """Return a time as the API spells it."""
     return f"{moment.isoformat(timespec='milliseconds')[:-6]}Z"
 
 
@@ -399,9 +404,9 @@ def _comparable(record: Record, name: str) -> str:
 _COMPARED: Mapping[str, Callable[[Record], str]] = {
     "name": lambda row: row.name,
     "description": lambda row: row.description,
-    "createdAt": lambda row: _time(row.created_at),
-    "updatedAt": lambda row: _time(row.updated_at),
-    "tokenStartAt": lambda row: _time(row.start_at),
+    "createdAt": lambda row: shown_time(row.created_at),
+    "updatedAt": lambda row: shown_time(row.updated_at),
+    "tokenStartAt": lambda row: shown_time(row.start_at),
     "id": lambda row: row.id,
     "shortToken": lambda row: row.short_token,
     "createdById": lambda row: row.created_by,
@@ -413,7 +418,8 @@ def _reaches(record: Record, entity_id: str) -> bool:
     return any(entity_id in (role.entity_id, role.deployment_id) for role in record.roles)
 
 
-def _last(query: Query, name: str) -> str:
+def last(query: Query, name: str) -> str:
+    """Return a parameter that may be given once."""
     return query.get(name, [""])[-1]
 
 
@@ -425,7 +431,7 @@ def _paging(query: Query, largest: int | None) -> tuple[int, int]:
 
 
 def _whole(query: Query, name: str, default: int) -> int:
-    text = _last(query, name)
+    text = last(query, name)
     if not text:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 10):
@@ -443,7 +449,8 @@ def _sorts(query: Query, known: frozenset[str]) -> tuple[tuple[str, bool], ...]:
     return tuple(found)
 
 
-def _body(raw: bytes) -> Json:
+def decoded(raw: bytes) -> Json:
+    """Return a request's body; raises Refused."""
     try:
         return msgspec.json.decode(raw, type=dict[str, object])
     except (msgspec.MsgspecError, UnicodeDecodeError):

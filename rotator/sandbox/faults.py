@@ -14,8 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-READS = frozenset({"list", "get"})
-OPERATIONS = frozenset({"list", "get", "create", "update", "delete", "rotate", "roles"})
+READS = frozenset({"list", "get", "deployment_get", "objects_list", "object_get"})
+WRITES = frozenset({"create", "update", "delete", "rotate", "roles"})
+ENVIRONMENT_WRITES = frozenset(
+    {"deployment_update", "object_create", "object_update", "object_delete", "object_exclude"}
+)
+OPERATIONS = READS | WRITES | ENVIRONMENT_WRITES
 _SETTINGS = frozenset({"late_by_s", "hang_s", "latency_s", "read_share"})
 
 

@@ -24,7 +24,9 @@ import msgspec
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from rotator.sandbox.api import HTML, TEXT, Answer, Api, Asked, Route, error, route
+from rotator.sandbox.api import HTML, TEXT, Answer, Asked, Route, error
+from rotator.sandbox.environment import Environment
+from rotator.sandbox.environment_api import EnvironmentApi, route
 from rotator.sandbox.faults import READS, Fault, FaultPlan, Faults
 from rotator.sandbox.jwt import Flaw
 from rotator.sandbox.limits import Limits
@@ -66,6 +68,7 @@ class SandboxConfig:
         readers: "all" or "owners": whether a token that manages nothing may read itself.
         now: Returns the time, aware.
         clock_offset_s: How far the server's clock is ahead of `now`.
+        show_secrets: Whether the organization lets environment objects show their secrets.
     """
 
     host: str = "127.0.0.1"
@@ -82,6 +85,7 @@ class SandboxConfig:
     readers: str = "all"
     now: Callable[[], datetime] = _utc_now
     clock_offset_s: float = 0.0
+    show_secrets: bool = False
 
     def __post_init__(self) -> None:
         if self.readers not in ("all", "owners"):
@@ -98,6 +102,7 @@ class Sandbox:
 
     Attributes:
         store: The tokens and what became of them.
+        environment: Deployments and environment objects.
         organization_id: The organization.
     """
 
@@ -114,7 +119,8 @@ class Sandbox:
             lambda: self.config.now() + offset,
             rotate_moves_expiry=self.config.rotate_moves_expiry,
         )
-        self._app = _App(self.config, self.store)
+        self.environment = Environment(self.store, shows_secrets=self.config.show_secrets)
+        self._app = _App(self.config, self.store, self.environment)
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self._url = ""
@@ -279,13 +285,13 @@ class _Call:
 class _App:
     """The ASGI application: admin, edge, faults, application."""
 
-    def __init__(self, config: SandboxConfig, store: Store) -> None:
+    def __init__(self, config: SandboxConfig, store: Store, environment: Environment) -> None:
         self.plan = FaultPlan(config.faults)
         self.log: deque[Logged] = deque(maxlen=LONGEST_LOG)
         self._counts: Counter[str] = Counter()
         self._config = config
         self._store = store
-        self._api = Api(store, config.readers)
+        self._api = EnvironmentApi(store, environment, config.readers)
         self._limits = Limits(time.monotonic) if config.limits else None
         self.late: set[asyncio.Task[None]] = set()
 

@@ -41,11 +41,12 @@ class Operation(StrEnum):
     ROLES = "roles"
     DELETE = "delete"
     ROTATE = "rotate"
+    WRITE = "write"  # of a whole object, made from a read: only repeated after another read
 
     @property
     def is_repeatable(self) -> bool:
         """Whether sending it twice does no harm."""
-        return self not in (Operation.CREATE, Operation.ROTATE)
+        return self not in (Operation.CREATE, Operation.ROTATE, Operation.WRITE)
 
 
 class Fate(Enum):
@@ -182,6 +183,8 @@ def failure_of(operation: Operation, subject: str, answer: Answer, now: datetime
     error = decode_error(answer.body, answer.status)
     tail = f"({answer.status}){_request_id(error)}"
     refusal = _REFUSALS.get((answer.status, _form(answer, error)))
+    if refusal is not None and (operation, answer.status) == (Operation.WRITE, 409):
+        return Temporary(f"{said}: it conflicts with what is there now {tail}")
     if refusal is not None:
         kind, words = refusal
         return kind(f"{said}: {words} {tail}")

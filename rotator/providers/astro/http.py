@@ -1,9 +1,9 @@
 """One HTTP call to the Astro API: sent, bounded, paced, repeated where that can do no harm, and judged.
 
-`provider` calls `AstroHttp.send`; `failures` says what went wrong. A rotate or a create is sent once, whatever happens:
-nothing here, and nothing below it, sends it again. A transport serves one call at a time, for a shared
-one collapses under many threads. Bodies, queries and headers never reach a message, and no exception of httpx leaves
-this module: their frames hold them.
+`provider`, and the sink that writes to Astro, call `AstroHttp.send`; `failures` says what went wrong. A rotate or a
+create is sent once, whatever happens: nothing here, and nothing below it, sends it again. A transport serves one call
+at a time, for a shared one collapses under many threads. Bodies, queries and headers never reach a message, and no
+exception of httpx leaves this module: their frames hold them.
 
 httpx has no deadline for a whole call. `timeout` bounds each of connecting (10 s at most), sending, and waiting for
 more; the answer as a whole has to be there after `WHOLE` times `timeout`. Resolving a name is bounded by the resolver.
@@ -16,7 +16,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from platform import python_version
 from typing import Generic, TypeVar
@@ -78,6 +78,7 @@ class Endpoint:
         ca_bundle: A PEM file; empty for the system's.
         proxy: A proxy URL; empty for none. The environment is never asked.
         calls: How many may be under way at a time.
+        section: What the table is called in config errors, before its name: sinks speak to the same API.
     """
 
     base_url: str
@@ -85,6 +86,7 @@ class Endpoint:
     ca_bundle: str = ""
     proxy: str = ""
     calls: int = 16
+    section: str = "providers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ class Call(Generic[Result]):
     Attributes:
         decode: Returns None for a body of the wrong form; never raises, for its frame holds the body.
         subject: What it is about, safe to show: a token id.
+        json: The body; never shown, for sinks send secrets in it.
+        headers: Besides those of every call.
         abandoned: Once set, the call is not tried again.
     """
 
@@ -103,7 +107,8 @@ class Call(Generic[Result]):
     decode: Callable[[bytes], Result | None]
     subject: str = ""
     query: Mapping[str, str] | None = None
-    json: Mapping[str, object] | None = None
+    json: Mapping[str, object] | None = field(default=None, repr=False)
+    headers: Mapping[str, str] | None = None
     abandoned: threading.Event | None = None
 
 
@@ -131,7 +136,7 @@ class AstroHttp:
         dice: random.Random,
         transport: TransportFactory | None = None,
     ) -> None:
-        _check_url(endpoint.base_url, f"providers.{name}.base_url")
+        _check_url(endpoint.base_url, f"{endpoint.section}.{name}.base_url")
         make = transport or _network(name, endpoint)
         self._name = name
         self._timeout_s = endpoint.timeout.total_seconds()
@@ -237,7 +242,7 @@ class AstroHttp:
             self._base_url + call.path,
             params=call.query,
             json=call.json,
-            headers={**_HEADERS, "Authorization": f"Bearer {secret.reveal()}"},
+            headers={**_HEADERS, **(call.headers or {}), "Authorization": f"Bearer {secret.reveal()}"},
             extensions={"timeout": self._timeouts},
         )
         response = transport.handle_request(request)
@@ -340,8 +345,12 @@ def _network(name: str, endpoint: Endpoint) -> TransportFactory:
     """Return what makes connections; all share one TLS context."""
     speaks_tls = endpoint.base_url.startswith("https:") or endpoint.proxy.startswith("https:")
     # a context without certificates trusts nobody
-    tls = _tls(endpoint.ca_bundle, name) if speaks_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    proxy = _proxy(endpoint.proxy, tls, f"providers.{name}.proxy")
+    tls = (
+        _tls(endpoint.ca_bundle, f"{endpoint.section}.{name}.ca_bundle")
+        if speaks_tls
+        else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    )
+    proxy = _proxy(endpoint.proxy, tls, f"{endpoint.section}.{name}.proxy")
     limits = httpx.Limits(max_connections=2, max_keepalive_connections=1, keepalive_expiry=_KEEPALIVE_S)
 
     def make() -> httpx.BaseTransport:
@@ -350,16 +359,18 @@ def _network(name: str, endpoint: Endpoint) -> TransportFactory:
     try:
         make().close()
     except ImportError:
-        raise ConfigError.of(f"providers.{name}.proxy", "SOCKS needs the package socksio; or use http://") from None
+        raise ConfigError.of(
+            f"{endpoint.section}.{name}.proxy", "SOCKS needs the package socksio; or use http://"
+        ) from None
     return make
 
 
-def _tls(ca_bundle: str, name: str) -> ssl.SSLContext:
+def _tls(ca_bundle: str, path: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_bundle or _roots())
     except (OSError, ssl.SSLError):
         message = f"{ca_bundle or 'the system store'} cannot be read as PEM certificates"
-        raise ConfigError.of(f"providers.{name}.ca_bundle", message) from None
+        raise ConfigError.of(path, message) from None
 
 
 def _roots() -> str | None:

@@ -38,7 +38,7 @@ from tests.providers.astro.fakes import REQUEST_ID, START, error_json
 
 CANARY = "canary-in-the-body"
 AGAIN = [operation for operation in Operation if operation.is_repeatable]
-ONCE = [Operation.ROTATE, Operation.CREATE]
+ONCE = [operation for operation in Operation if not operation.is_repeatable]
 EVERY = list(Operation)
 TEXT, HTML = CANARY.encode(), f"<html>{CANARY}".encode()
 OTHER_JSON = json.dumps({"error": CANARY}).encode()
@@ -60,7 +60,8 @@ ROWS: list[tuple[list[Operation], int, bytes, type[RotatorError] | None]] = [
     (EVERY, 403, own(403), Forbidden),
     (EVERY, 403, b"RBAC: access denied", CredentialRejected),
     (EVERY, 404, own(404), NotFound),
-    (EVERY, 409, own(409), Permanent),
+    ([o for o in EVERY if o is not Operation.WRITE], 409, own(409), Permanent),
+    ([Operation.WRITE], 409, own(409), Temporary),  # what it was made from has changed: read again
     (EVERY, 429, own(429), Throttled),
     (EVERY, 429, b"local_rate_limited", Throttled),
     (EVERY, 429, HTML, Throttled),

@@ -32,8 +32,11 @@ from rotator.errors import (
 )
 from rotator.model import Scope
 from rotator.ports import Clock, OwnCredential, TokenRef
-from rotator.providers.astro.http import ATTEMPTS, AstroHttp
+from rotator.providers.astro.failures import Operation
+from rotator.providers.astro.http import ATTEMPTS, AstroHttp, Call
+from rotator.providers.astro.limiter import Limiters
 from rotator.providers.astro.provider import AstroProvider, AstroSettings, Endpoint
+from rotator.providers.astro.wire import decode_done
 from rotator.secret import Secret
 from tests.providers.astro.fakes import ORGANIZATION, Api, VirtualClock, error_json, token_json
 
@@ -554,3 +557,22 @@ def test_threads_use_clients_of_their_own_and_leave_them_behind() -> None:
             thread.join()
         assert len(accepted) == 1
         provider.close()
+
+
+def test_a_whole_object_write_is_sent_once_and_never_shown() -> None:
+    """A body made from a read is not sent again by itself, its headers travel with it, and no repr shows it."""
+    clock, seen = VirtualClock(), []
+
+    def fail(request: httpx.Request) -> httpx.Response:
+        seen.append((request.headers["x-api-version"], request.content))
+        raise httpx.ReadTimeout("x")
+
+    dice = random.Random(1)
+    http = AstroHttp("x", Endpoint("https://a.example"), clock, [].append, dice, lambda: httpx.MockTransport(fail))
+    pin, body = {"X-API-Version": "1.0"}, {"value": "canary"}
+    call = Call(Operation.WRITE, "POST", "/p", decode_done, "d1", json=body, headers=pin)
+    with pytest.raises(OutcomeUnknown):
+        http.send(call, lambda: Secret("a.b.c"), Limiters({}, clock))
+    assert seen == [("1.0", b'{"value":"canary"}')]
+    assert "canary" not in repr(call)
+    http.close()
