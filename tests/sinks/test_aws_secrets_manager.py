@@ -115,7 +115,7 @@ class SecretsHarness:
         name, _, key = place.location.partition("#")
         if key:
             text = self._text(name) or "{}"
-            self._put(name, text.rstrip("}") + (", " if text != "{}" else "") + '"neighbour":  1.50}')
+            self._put(name, text.rstrip().rstrip("}") + (", " if text != "{}" else "") + '"neighbour":  1.50}')
         else:
             self._put("neighbour", "theirs")
 

@@ -94,6 +94,7 @@ class ParameterHarness:
     """Parameter Store as consumer and operator have it."""
 
     kind = KIND
+    largest_secret = 3600  # with fields, of the Standard tier
 
     def __init__(self, sink: Any, client: Any, aws: AwsServer, block: dict[str, object]) -> None:
         self.sink = sink
@@ -117,7 +118,7 @@ class ParameterHarness:
         name, _, key = place.location.partition("#")
         if key:
             text = text_of(self._client, name) or "{}"
-            put(self._client, name, text.rstrip("}") + (", " if text != "{}" else "") + '"neighbour":  1.50}')
+            put(self._client, name, text.rstrip().rstrip("}") + (", " if text != "{}" else "") + '"neighbour":  1.50}')
         else:
             put(self._client, "/neighbour", "theirs")
 

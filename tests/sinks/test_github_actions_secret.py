@@ -81,6 +81,7 @@ class GitHubHarness:
     """A workflow that reads, and a person at the web page."""
 
     kind = "github_actions_secret"
+    is_readable = False
 
     def __init__(self, server: GitHubServer, sink: Any, block: dict[str, object], folder: str) -> None:
         self.server, self.sink, self.block, self.folder = server, sink, block, folder
@@ -113,8 +114,6 @@ class GitHubHarness:
 
 class TestGitHubSink(SinkContract):
     """The shared contract, for each kind."""
-
-    is_readable = False
 
     @pytest.fixture(params=list(BLOCKS))
     def harness(self, request: pytest.FixtureRequest, server: GitHubServer, sink: Any) -> Harness:

@@ -147,6 +147,7 @@ class VaultHarness:
 
     def __init__(self, outside: Outside, base: Path, kv: int, block: dict[str, object], **options: object) -> None:
         self.outside, self.kv, self.block = outside, kv, block
+        self.edits_move_versions = kv == 2  # KV 1 has no versions
         self.mount = outside.mount(kv)
         self.name = f"rotator-{uuid.uuid4().hex[:10]}"
         self.rules = (
