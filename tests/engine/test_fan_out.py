@@ -108,7 +108,7 @@ class World:
     @contextmanager
     def _vault(self, kind: str) -> Iterator[None]:
         said = {"down": (503, "Vault is sealed"), "throttling": (429, "rate limit quota exceeded")}
-        faults = Faults(only="kv/data/", method="POST")
+        faults = Faults(only="kv/data/", method="PUT")
         if kind == "slow":
             faults.silent_s = SLOW_S
         else:
