@@ -108,7 +108,7 @@ class World:
     @contextmanager
     def _vault(self, kind: str) -> Iterator[None]:
         said = {"down": (503, "Vault is sealed"), "throttling": (429, "rate limit quota exceeded")}
-        faults = Faults(only="kv/data/", method="PUT")
+        faults = Faults(only="kv/data/", method="POST")
         if kind == "slow":
             faults.silent_s = SLOW_S
         else:
@@ -158,6 +158,16 @@ def servers() -> Iterator[tuple[Vault, AwsServer, KubeServer]]:
         yield vault, aws, kube
 
 
+def _least(vault: Vault) -> str:
+    """Return a Vault token with no more rights than README names."""
+    admin = {"X-Vault-Token": vault.token}
+    data = 'path "kv/data/*" { capabilities = ["create", "read", "update"] }'
+    rules = data + ' path "kv/metadata/*" { capabilities = ["patch"] }'
+    vault.answer("PUT", "sys/policies/acl/rotator", admin, json.dumps({"policy": rules}).encode())
+    made = vault.answer("POST", "auth/token/create", admin, b'{"policies": ["rotator"], "ttl": "1h"}')[1]
+    return str(made["auth"]["client_token"])
+
+
 @pytest.fixture
 def world(
     servers: tuple[Vault, AwsServer, KubeServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -169,7 +179,7 @@ def world(
         monkeypatch.setenv(name, "test")
     proxy, namespace = FaultyProxy(kube), kube.namespace()
     with lab(tmp_path) as bench:
-        (tmp_path / "vault-token").write_text(vault.token)
+        (tmp_path / "vault-token").write_text(_least(vault))
         kubeconfig = kube.kubeconfig({"token": ADMIN}, server=proxy.url)
         said = BLOCKS.format(
             vault=vault.address, aws=aws.url, region=REGION, kubeconfig=kubeconfig, namespace=namespace
