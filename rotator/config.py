@@ -538,7 +538,7 @@ def _problem(row: Any, model: type[BaseModel], where: tuple[str, ...]) -> Proble
     said = row["msg"].removeprefix("Value error, ")
     found = row["input"]
     # Never repeat what stands where a reference belongs: it may be the secret itself.
-    secret = location and location[-1] in _REFERENCES
+    secret = where[:1] == ("sinks",) or (location and location[-1] in _REFERENCES)
     shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) and not secret else ""
     return Problem(path, f"{said}{'' if repr(found) in said else shown}")
 

@@ -32,6 +32,7 @@ class Sighting:
         issued_at: When the secret there was made, as its JWT says; UTC, None if it does not say.
         why: For UNREADABLE, in our own words.
         is_readable: Whether the secret itself was seen; if not, the sink only said what it holds.
+        is_named: Whether it said even that: a mute sink is trusted by our receipt alone.
     """
 
     place: Place
@@ -39,6 +40,7 @@ class Sighting:
     issued_at: datetime | None = None
     why: str = ""
     is_readable: bool = True
+    is_named: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def wants_look(token: Token, lineage: Lineage | None, now: datetime, every: time
     if lineage.open_state is not None or lineage.quarantined_at is not None:
         return False
     was_seen = lineage.drift is not None and lineage.drift.generation == token.generation
-    fresh_evidence = (moved_elsewhere(token, lineage) or lineage.stale) and not was_seen
+    fresh_evidence = ((moved_elsewhere(token, lineage) or lineage.stale) and not was_seen) or bool(lineage.owed)
     return fresh_evidence or now - lineage.looked_at >= every or now < lineage.looked_at
 
 
@@ -96,6 +98,9 @@ def diagnose(token: Token, lineage: Lineage | None, sightings: Sequence[Sighting
     if not managed:
         return Diagnosis(None)
     if not wrong and not unread:
+        if settled and not moved and lineage is not None and lineage.owed:
+            owed = Heal.ADOPT, f"who reads {', '.join(lineage.owed)} could not be told yet"
+            return _found(token, moved, owed, wrong, now)
         if settled and not moved:
             return Diagnosis(None)
         return Diagnosis(None, adopted=True) if not is_ours else _found(token, moved, _adopted(moved), wrong, now)

@@ -625,6 +625,7 @@ class Lineage:
         retry_under: The digest of the policy that failed; under a changed one there is no backoff.
         mint_id: Of the value that last settled; empty if it was adopted.
         versions: What the sinks called it, by place; empty if it was adopted.
+        owed: Places, as `sink:location`, that hold it although their readers could not be told yet.
         issued_at: From the JWT that a sink held at the last look: how old it is, when nothing else says so.
         looked_at: When its sinks were last read; `drift` is what was found.
         drift_rotations: When drift made us rotate; a second one soon after means that somebody fights us.
@@ -660,6 +661,7 @@ class Lineage:
     retry_under: str = ""
     mint_id: str = ""
     versions: tuple[str, ...] = ()
+    owed: tuple[str, ...] = ()
     issued_at: datetime | None = None
     looked_at: datetime | None = None
     drift: Drift | None = None

@@ -223,9 +223,12 @@ class Follower(Protocol):
     """A sink that has something to do once a secret has arrived everywhere, such as restarting who reads it."""
 
     def follow_up(self, place: Place, mint: Mint) -> None:
-        """Do it once a mint; called after every required sink is verified and before the rotation settles.
+        """Do it once a mint; called when the place holds a proven secret, and before the rotation settles.
+
+        An overlap waits for every required sink first; in place the old secret is dead, so nobody waits for the others.
 
         Raises:
+            NotFound: There is nobody left to tell; said, and not repeated.
             Temporary, Permanent, OutcomeUnknown: Not done, or perhaps not; it is called again, so repeating is safe.
         """
         ...

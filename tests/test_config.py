@@ -193,3 +193,17 @@ def test_a_policy_may_require_a_preflight_that_proves(tmp_path: Path) -> None:
 def test_grades_are_ordered(reached: Grade, wanted: Grade, is_enough: bool) -> None:
     """Proven is more than attested, attested more than none."""
     assert reached.reaches(wanted) is is_enough
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'type = "azure_key_vault"\nvault_url = "https://v.vault.azure.net"\nclient_secret = "SEKRET-value"',
+        'type = "webhook"\nurl = "https://u:SEKRET@h"\nsigning_key = ["SEKRET"]\nheaders = { A = "SEKRET" }',
+        'type = "vault"\nauth = "SEKRET"',
+    ],
+)
+def test_a_secret_pasted_into_a_sink_is_never_repeated(tmp_path: Path, line: str) -> None:
+    """Whatever stands in a sink's options may be a secret: the place is named, never what was found."""
+    text = GOOD.replace('type = "file"\ndirectory = "secrets"', line)
+    assert not [problem for problem in problems(tmp_path, text) if "SEKRET" in problem]

@@ -93,9 +93,10 @@ def test_broad_excepts_stand_at_named_boundaries_only() -> None:
 
 
 def broad(node: ast.AST) -> bool:
-    return isinstance(node, ast.ExceptHandler) and (
-        node.type is None or (isinstance(node.type, ast.Name) and node.type.id == "Exception")
-    )
+    if not isinstance(node, ast.ExceptHandler):
+        return False
+    kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+    return any(kind is None or (isinstance(kind, ast.Name) and kind.id == "Exception") for kind in kinds)
 
 
 def test_every_exception_is_drawn_in_the_tree() -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TypedDict, TypeVar, Unpack
 
+import msgspec
+
 from rotator.engine.breaker import Breaker
 from rotator.errors import Permanent, RotatorError, Temporary
 from rotator.events import Event, EventName
@@ -28,6 +30,7 @@ from rotator.model import (
 )
 from rotator.planning import Candidate
 from rotator.ports import Clock, Emit, Follower, Journal, Provider, Sink, TokenRef, Write
+from rotator.secret import Secret
 
 Answer = TypeVar("Answer")
 
@@ -140,7 +143,7 @@ class Desk:
             return call(sink)
         except RotatorError:
             raise
-        except Exception as error:  # noqa: BLE001 - boundary "plug-in call": one sink must not stop the others
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - boundary "plug-in call": one must not stop others
             failure = Temporary(f"the sink {name} failed unexpectedly ({type(error).__name__})")
         raise failure  # not from within: the frames of a plug-in may hold the secret
 
@@ -272,7 +275,24 @@ def _a(kind: type[Answer], answer: Answer) -> Answer:
     """Refuse what a plug-in returned instead of what it promises, before anything is concluded from it."""
     if not isinstance(answer, kind):
         raise TypeError(f"not a {kind.__name__}")
+    if isinstance(answer, Held):
+        if not isinstance(answer.secret, Secret | None):
+            raise TypeError("its secret is no Secret")
+        _texts(answer.mint_id, answer.version)
+    elif isinstance(answer, Receipt):
+        _texts(answer.location, answer.version)
+    elif isinstance(answer, Place):
+        _texts(answer.sink, answer.location, answer.reference, *answer.parts)
+        msgspec.json.encode(answer.options)
     return answer
+
+
+def _texts(*found: object) -> None:
+    """Refuse what the journal could not read again: one such row would close it to every token."""
+    for text in found:
+        if not isinstance(text, str):
+            raise TypeError("not a str")
+        text.encode()
 
 
 def note(journal: Journal, emit: Emit, *events: Event) -> None:

@@ -4,12 +4,13 @@ Everything is looked at again under the hold of the lineage, and nothing is copi
 """
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rotator.drift import Seen, diagnose
 from rotator.engine.desk import Desk, Result, ref_of, result_of
 from rotator.engine.looking import Look, learn, look, taken_over
-from rotator.errors import Permanent, Temporary
+from rotator.errors import NotFound, Permanent, RotatorError, Temporary
 from rotator.events import Event, EventName
 from rotator.model import Heal, Lineage, Mint, Outcome, Place, Step, Token
 from rotator.planning import Candidate
@@ -43,9 +44,13 @@ def heal(desk: Desk, candidate: Candidate) -> Result | None:
 
 def _adopted(desk: Desk, candidate: Candidate, token: Token, lineage: Lineage, secret: Secret) -> Result:
     message = candidate.decision.message
-    is_ours = desk.journal.fingerprint(secret) == lineage.fingerprint
-    known = lineage if is_ours else replace(lineage, mint_id="")
-    _settle(desk, candidate, token, known, secret, message)
+    if desk.journal.fingerprint(secret) != lineage.fingerprint:
+        lineage = replace(lineage, mint_id="", versions=())
+    mint = _mint(desk, token, lineage, secret)
+    for place in candidate.places:
+        if _name(place) in lineage.owed:
+            desk.follow_up(place, mint)
+    _settle(desk, candidate, token, replace(lineage, owed=()), secret, message)
     return result_of(candidate, Outcome.SETTLED, message)
 
 
@@ -53,32 +58,65 @@ def _redelivered(desk: Desk, candidate: Candidate, token: Token, lineage: Lineag
     secret = seen.live
     if secret is None:
         raise Permanent("no sink holds a live secret any more")
-    prints = lineage.id, desk.journal.fingerprint(secret)
-    mint_id = (lineage.mint_id if prints[1] == lineage.fingerprint else "") or uuid.uuid4().hex
-    mint = Mint(mint_id, mint_id, token.id, secret, token.generation.moment, token.end_at, *prints)
-    events = [
-        _copied(desk, candidate, token, sighting.place, mint)
-        for sighting in seen.sightings
-        if sighting.seen is not Seen.LIVE
-    ]
+    mint = _mint(desk, token, lineage, secret)
+    wrong = [sighting.place for sighting in seen.sightings if sighting.seen is not Seen.LIVE]
+    versions = {_name(place): version for place, version in zip(lineage.places, lineage.versions, strict=False)}
+    versions |= {_name(place): _copied(desk, place, mint) for place in wrong}
+    owed = _unfollowed(desk, wrong, mint)
+    known = replace(
+        lineage,
+        mint_id=mint.id,
+        versions=tuple(versions.get(_name(place), "") for place in candidate.places),
+        owed=tuple(owed),
+    )
+    name, policy = EventName.SECRET_REDELIVERED, candidate.policy.name
+    events = [desk.about(name, token, policy, place=place, step=Step.DELIVER) for place in wrong]
     message = f"{candidate.decision.message}; now every sink holds it"
-    _settle(desk, candidate, token, replace(lineage, mint_id=mint_id), secret, message, *events)
+    _settle(desk, candidate, token, known, secret, message, *events)
+    if owed:  # every secret is where it belongs, but somebody still works with the old one
+        said = "; ".join(f"{where}: {why}" for where, why in owed.items())
+        return result_of(candidate, Outcome.FAILED, f"{said}; tried again in the next sweep")
     return result_of(candidate, Outcome.SETTLED, message)
 
 
-def _copied(desk: Desk, candidate: Candidate, token: Token, place: Place, mint: Mint) -> Event:
-    desk.deliver(place, mint)
+def _mint(desk: Desk, token: Token, lineage: Lineage, secret: Secret) -> Mint:
+    """Return the value under the id of its mint if it is the one we settled, else under one of its own."""
+    print_ = desk.journal.fingerprint(secret)
+    mint_id = (lineage.mint_id if print_ == lineage.fingerprint else "") or uuid.uuid4().hex
+    return Mint(mint_id, mint_id, token.id, secret, token.generation.moment, token.end_at, lineage.id, print_)
+
+
+def _copied(desk: Desk, place: Place, mint: Mint) -> str:
+    """Write and prove; return the sink's version."""
+    receipt = desk.deliver(place, mint)
     held = desk.read_back(place)
     if (held.mint_id or mint.id) != mint.id or (held.secret is not None and held.secret != mint.secret):
-        raise Temporary(f"{place.sink}:{place.location} holds something else than was just delivered")
-    desk.follow_up(place, mint)
-    return desk.about(EventName.SECRET_REDELIVERED, token, candidate.policy.name, place=place, step=Step.DELIVER)
+        raise Temporary(f"{_name(place)} holds something else than was just delivered")
+    return receipt.version
+
+
+def _unfollowed(desk: Desk, places: Sequence[Place], mint: Mint) -> dict[str, str]:
+    """Let the readers of these places know; return those that could not be told, with why."""
+    owed = {}
+    for place in places:
+        try:
+            desk.follow_up(place, mint)
+        except NotFound:
+            continue  # there is nobody left to tell
+        except RotatorError as error:
+            owed[_name(place)] = error.message
+    return owed
+
+
+def _name(place: Place) -> str:
+    return f"{place.sink}:{place.location}"
 
 
 def _settle(
     desk: Desk, candidate: Candidate, token: Token, lineage: Lineage, secret: Secret, message: str, *done: Event
 ) -> None:
-    settled = replace(taken_over(desk, token, lineage, candidate.places, secret), mint_id=lineage.mint_id)
+    taken = taken_over(desk, token, lineage, candidate.places, secret)
+    settled = replace(taken, mint_id=lineage.mint_id, versions=lineage.versions)
     event = desk.about(EventName.SECRET_ADOPTED, token, candidate.policy.name, message=message, outcome=Outcome.SETTLED)
     claims = tuple(claim for place in candidate.places for claim in place.claims)
     if not desk.remember(settled, *done, event, claims=claims):

@@ -102,14 +102,14 @@ def _attested(desk: Desk, token: Token, lineage: Lineage, place: Place, held: He
     versions = dict(zip(settled, lineage.versions, strict=False))
     is_named = bool(held.mint_id or held.version)
     if (held.mint_id or lineage.mint_id) != lineage.mint_id or (
-        not held.mint_id and held.version and held.version != versions.get(spot, held.version)
+        not held.mint_id and held.version and held.version != versions.get(spot, "")
     ):
         return unreadable("somebody else wrote to it since we did")
     if moved_elsewhere(token, lineage):
         return Sighting(place, Seen.DEAD, is_readable=False) if is_named else unreadable("the sink cannot be read")
     if token.end_at is not None and token.end_at <= desk.clock.now():
         return unreadable("what was written there has expired")
-    return Sighting(place, Seen.LIVE, is_readable=False)
+    return Sighting(place, Seen.LIVE, is_readable=False, is_named=is_named)
 
 
 def _held(desk: Desk, place: Place) -> Held | Sighting:

@@ -49,10 +49,11 @@ def end(desk: Desk, lineage: Lineage, old: Retiring, places: Sequence[Place]) ->
     if not obstacle:
         seen = look(desk, current, replace(lineage, fingerprint=""), places)  # tried at the API, whatever we remember
         lineage = replace(lineage, probes=(*lineage.probes, *seen.probed_at)[-PROBES:], missing_since=None)
-        obstacle = _unproven(seen)
+        obstacle = _unproven(seen, old)
     if obstacle:
         return _delayed(desk, lineage, old, token, obstacle)
-    said = f"replaced by {lineage.token_id}, which every required sink holds and which authenticates"
+    proof = " and which authenticates" if seen.probed_at else ", as far as they say"
+    said = f"replaced by {lineage.token_id}, which every required sink holds{proof}"
     revoke(desk, old, said)
     return _ended(desk, lineage, old, said)
 
@@ -155,11 +156,14 @@ def _in_use(old: Retiring, token: Token, current: Token, lineage: Lineage, now: 
     return ""
 
 
-def _unproven(seen: Look) -> str:
+def _unproven(seen: Look, old: Retiring) -> str:
     wrong = [sighting for sighting in seen.sightings if sighting.seen is not Seen.LIVE]
     if wrong:
         where = f"{wrong[0].place.sink}:{wrong[0].place.location}"
         return f"{where} holds {wrong[0].seen.value} {wrong[0].why}".rstrip()
+    mute = [sighting for sighting in seen.sightings if not sighting.is_named]
+    if mute and not old.ending.only_unused:
+        return f'{mute[0].place.sink}:{mute[0].place.location} does not say what it holds; use retire = "when_unused"'
     return "" if seen.sightings else "no required sink holds the new secret"
 
 

@@ -332,6 +332,8 @@ class Attempt:
         self.rotation = replace(self.rotation, deliveries=records, verdict=verdict.grade)
         obstacle = self._obstacle(verdict, secret)
         if obstacle:
+            if verdict.life is Life.ALIVE and not self.rotation.successor:
+                self._followed_up(self._mint(secret))  # the old secret is dead: who reads the others need not wait
             return self._unsettled(obstacle)
         if self._still_late(state=State.UNSETTLED):
             return False
@@ -351,7 +353,7 @@ class Attempt:
                 self.desk.follow_up(record.place, mint)
             except RotatorError as error:
                 self.arrived = (*self.arrived, self._failed(record, error.message))
-                if record.place.required:
+                if record.place.required and not isinstance(error, NotFound):  # nobody is left to tell
                     obstacle = obstacle or f"{record.place.sink}: {error.message}"
         return obstacle
 
@@ -456,7 +458,7 @@ class Attempt:
         except NotFound:
             return replace(record, state=DeliveryState.PENDING, error="what was delivered is not there any more")
         except RotatorError as error:
-            return replace(record, error=error.message)
+            return replace(record, state=DeliveryState.DELIVERED, error=error.message)
         if held.secret is None and not _attests(held, record, self.rotation.mint_id):
             return replace(record, state=DeliveryState.PENDING, error="it was written by somebody else since")
         if held.secret is None:
@@ -525,6 +527,7 @@ class Attempt:
             fingerprint=rotation.fingerprint,
             mint_id=rotation.mint_id,
             versions=tuple(record.version for record in rotation.deliveries),
+            owed=(),
             expiry_fixed=unmoved if rotation.successor else self.lineage.expiry_fixed or unmoved,
             stale=False,
             drift=None,

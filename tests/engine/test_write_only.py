@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from rotator.errors import Temporary
+from rotator.errors import NotFound, Temporary
 from rotator.events import EventName
-from rotator.model import Held, Mint, Outcome, Place, Reason
+from rotator.model import Held, Mint, Outcome, Place, Reason, Receipt
 from rotator.ports import Sink
 from tests.engine.test_drift import by_hand, file_of, later, lives, posts, settled, two_sinks
 from tests.engine.test_overlap import alive, overlapping, sweep
-from tests.lab import lab
+from tests.lab import Lab, lab
 
 DAY = timedelta(days=1)
 
@@ -198,3 +198,103 @@ def test_what_is_redelivered_is_followed_up(tmp_path: Path) -> None:
         done.clear()
         assert later(bench) == {root: (Reason.DRIFTED, Outcome.SETTLED)}
         assert [location for location, _ in done] == [str(file_of(bench, root))]
+
+
+def three_sinks(bench: Lab) -> None:
+    """Deliver to three folders, of which the second cannot be read."""
+    two_sinks(bench)
+    third = '[[policies.services.deliver]]\nsink = "thirds"\npath = "{token_id}"\n'
+    third += '[sinks.thirds]\ntype = "file"\ndirectory = "thirds"\n'
+    bench.config_path.write_text(bench.config_path.read_text() + third)
+    bench.wraps["copies"] = _Silent  # type: ignore[assignment]
+
+
+def test_a_redelivery_elsewhere_forgets_no_version(tmp_path: Path) -> None:
+    """One sink is mended, another is rolled back to the old secret: the old member lives on for its readers."""
+    with lab(tmp_path) as bench:
+        three_sinks(bench)
+        overlapping(bench, retire="after_grace", grace="3d")
+        root = bench.due_ids()[0]
+        old = bench.sandbox.store.secret_of(root)
+        assert set(sweep(bench).values()) == {Outcome.SETTLED}
+        file_of(bench, root, "thirds").unlink()
+        assert sweep(bench, timedelta(hours=25)) == {alive(bench, root): Outcome.SETTLED}
+        file_of(bench, root, "copies").write_text(old)
+        sweep(bench, timedelta(hours=25))
+        sweep(bench, 2 * DAY)
+        assert bench.sandbox.store.is_alive(old)
+
+
+def test_a_value_that_somebody_else_wrote_is_not_called_dead(tmp_path: Path) -> None:
+    """After a redelivery a person rotates and updates only the sink that cannot be read: that value is left alive."""
+    with lab(tmp_path) as bench:
+        three_sinks(bench)
+        root = settled(bench)
+        file_of(bench, root, "thirds").unlink()
+        assert later(bench) == {root: (Reason.DRIFTED, Outcome.SETTLED)}
+        file_of(bench, root, "copies").write_text(by_hand(bench, root))
+        before = posts(bench, root)
+        later(bench)
+        assert posts(bench, root) == before
+
+
+def test_a_mute_sink_is_no_proof_before_a_delete(tmp_path: Path) -> None:
+    """A sink that says nothing may hold the old secret: after_grace alone does not end the old member."""
+    with lab(tmp_path) as bench:
+        overlapping(bench, retire="after_grace", grace="2d")
+        bench.wraps["files"] = _Mute  # type: ignore[assignment]
+        due = bench.due_ids()
+        old = {root: bench.sandbox.store.secret_of(root) for root in due}
+        assert set(sweep(bench).values()) == {Outcome.SETTLED}
+        sweep(bench, 2 * DAY)
+        assert all(bench.sandbox.store.is_alive(secret) for secret in old.values())
+        told = [event.message for event in bench.events if event.name is EventName.RETIREMENT_DELAYED]
+        assert any("does not say what it holds" in message for message in told)
+
+
+def test_readers_of_a_mended_sink_are_told_in_the_end(tmp_path: Path) -> None:
+    """A redelivery whose follow-up fails is not forgotten: the next sweep tells the readers."""
+    done: list[tuple[str, str]] = []
+    is_down = [False]
+    with lab(tmp_path) as bench:
+        two_sinks(bench)
+        bench.wraps["files"] = _restarting(done, lambda: is_down[0])  # type: ignore[assignment]
+        root = settled(bench)
+        file_of(bench, root, "copies").write_text(by_hand(bench, root))
+        done.clear()
+        is_down[0] = True
+        assert later(bench) == {root: (Reason.DRIFTED, Outcome.FAILED)}
+        assert lives(bench, root)
+        is_down[0] = False
+        assert later(bench, timedelta(minutes=5)) == {root: (Reason.DRIFTED, Outcome.SETTLED)}
+        assert [location for location, _ in done] == [str(file_of(bench, root))]
+        assert later(bench) == {}
+
+
+def test_readers_of_one_sink_do_not_wait_for_another(tmp_path: Path) -> None:
+    """In place the old secret is dead: who reads the sink that works is told although the other is down."""
+    done: list[tuple[str, str]] = []
+    with lab(tmp_path) as bench:
+
+        class Down(_Wrapped):
+            def deliver(self, place: Place, mint: Mint) -> Receipt:
+                raise Temporary("down for hours")
+
+        two_sinks(bench)
+        bench.wraps |= {"files": _restarting(done, lambda: False), "copies": Down}  # type: ignore[dict-item]
+        due = bench.due_ids()
+        assert {r.outcome for r in bench.sweep().results} == {Outcome.UNSETTLED}
+        assert len(done) == len(due)
+
+
+def test_a_reader_that_is_gone_for_good_holds_nothing_up(tmp_path: Path) -> None:
+    """A workload that was removed meanwhile cannot be told and need not be: it is said, and the rotation settles."""
+    with lab(tmp_path) as bench:
+
+        class Gone(_Wrapped):
+            def follow_up(self, place: Place, mint: Mint) -> None:
+                raise NotFound("the workload does not exist")
+
+        bench.wraps["files"] = Gone  # type: ignore[assignment]
+        assert {r.outcome for r in bench.sweep().results} == {Outcome.SETTLED}
+        assert any("does not exist" in event.message for event in bench.events)

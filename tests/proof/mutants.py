@@ -138,7 +138,7 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         "the old member is deleted without the last check",
         "engine/retiring.py",
-        "        obstacle = _unproven(seen)\n",
+        "        obstacle = _unproven(seen, old)\n",
         '        obstacle = ""\n',
         ("retirement after grace",),
     ),
