@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -63,15 +63,30 @@ def parts_of(place: Place) -> tuple[str, str, str]:
 
 
 class KubeHarness:
-    """A namespace as its users see it."""
+    """A namespace as its users see it; the sink reaches it through a proxy."""
 
     kind = "kubernetes_secret"
+    retry_after = timedelta(seconds=7)
+    outside_loggers = ("httpx", "httpcore")  # of the proxy and of this hand; the sink has urllib3
 
     def __init__(self, server: KubeServer, block: dict[str, object]) -> None:
         self.server = server
         self.namespace = server.namespace()
         self.block = block
-        self.sink = build(server.kubeconfig({"token": ADMIN}), namespace=self.namespace)
+        self.sibling = {**block, "fields": {"SIBLING": "{secret}"}}
+        self.neighbour = "kept\n\0"
+        self.proxies = [FaultyProxy(server)]
+        self.kubeconfig = server.kubeconfig({"token": ADMIN}, self.proxies[-1].url)
+        self.sink = self.rebuilt()
+
+    def rebuilt(self) -> Sink:
+        """Build it again from the same options."""
+        return build(self.kubeconfig, namespace=self.namespace)
+
+    def close(self) -> None:
+        """Close the sink, then what it talks to."""
+        self.sink.close()
+        self.proxies[-1].close()
 
     def read(self, place: Place) -> str | None:
         """Read the key as a pod's environment does."""
@@ -84,20 +99,26 @@ class KubeHarness:
         namespace, name, key = parts_of(place)
         self.server.put(namespace, name, {key: secret})
 
+    def remove(self, place: Place) -> bool:
+        """As `kubectl delete secret` does."""
+        namespace, name, _ = parts_of(place)
+        self.server.call("DELETE", f"/api/v1/namespaces/{namespace}/secrets/{name}")
+        return True
+
     def plant_neighbour(self, place: Place) -> None:
         """Another key, label and annotation of the same Secret."""
         namespace, name, _ = parts_of(place)
-        marks = {"labels": {"team": "a"}, "annotations": {"somebody/else": " kept \n"}}
-        self.server.put(namespace, name, {"neighbour": "kept\n\0"}, metadata=marks)
+        marks = {"labels": {"team": "a"}, "annotations": {"somebody/else": f" {self.neighbour[:-1]}"}}
+        self.server.put(namespace, name, {"neighbour": self.neighbour}, metadata=marks)
 
     def neighbour_is_whole(self, place: Place) -> bool:
         """Whether key, label and annotation are what they were."""
         namespace, name, _ = parts_of(place)
         found = self.server.secret(namespace, name)
         return (
-            base64.b64decode(found["data"]["neighbour"]) == b"kept\n\0"
+            base64.b64decode(found["data"]["neighbour"]).decode() == self.neighbour
             and found["metadata"]["labels"] == {"team": "a"}
-            and found["metadata"]["annotations"]["somebody/else"] == " kept \n"
+            and found["metadata"]["annotations"]["somebody/else"] == f" {self.neighbour[:-1]}"
         )
 
     @contextmanager
@@ -112,6 +133,65 @@ class KubeHarness:
         body = {"metadata": {"name": name}, "data": found["data"]}
         self.server.call("POST", f"/api/v1/namespaces/{namespace}/secrets", body)
 
+    def calls(self) -> int:
+        """Count what came by."""
+        return sum(len(proxy.seen) for proxy in self.proxies)
+
+    def answer_lost(self, place: Place) -> AbstractContextManager[None]:
+        """Each write is carried out, and the connection breaks."""
+        return self._faulty(lambda seen, forward: forward() if seen.method == "GET" else cut_after(forward))
+
+    def request_lost(self, place: Place) -> AbstractContextManager[None]:
+        """The connection breaks as soon as a write arrives."""
+        return self._faulty(lambda seen, forward: forward() if seen.method == "GET" else Reply(cut=True))
+
+    def throttled(self, place: Place) -> AbstractContextManager[None]:
+        """Priority and fairness rejects everything."""
+        reply = replace(status(429, "TooManyRequests"), headers={"retry-after": "7"})
+        return self._faulty(lambda _, __: reply)
+
+    def reads_fail(self, place: Place) -> AbstractContextManager[None]:
+        """As when etcd has no leader."""
+        return self._faulty(only("GET", status(500, "InternalError")))
+
+    def denied(self, place: Place) -> AbstractContextManager[None]:
+        """The real server judges what we ask as if somebody without any role asked."""
+        token = self.server.token(self.namespace, self.server.account(self.namespace))
+
+        def fault(seen: Seen, _: Forward) -> Reply:
+            headers = {**seen.headers, "authorization": f"Bearer {token}"}
+            return self.proxies[-1].forward(self.server, replace(seen, headers=headers))
+
+        return self._faulty(fault)
+
+    def edited_meanwhile(self, place: Place) -> AbstractContextManager[None]:
+        """Somebody is faster once."""
+
+        def fault(seen: Seen, forward: Forward) -> Reply:
+            if seen.method == "PATCH" and self.neighbour != "edited\n\0":
+                self.neighbour = "edited\n\0"
+                self.plant_neighbour(place)
+            return forward()
+
+        return self._faulty(fault)
+
+    @contextmanager
+    def unreachable(self, place: Place) -> Iterator[None]:
+        """Open connections break and nobody takes new ones; then the API is back, at another address."""
+        gone = self.proxies[-1]
+        gone.fault = lambda _, __: Reply(cut=True)
+        gone.close()
+        yield
+        self.proxies.append(FaultyProxy(self.server))
+        self.kubeconfig.write_text(self.kubeconfig.read_text().replace(gone.url, self.proxies[-1].url))
+
+    @contextmanager
+    def _faulty(self, fault: Fault) -> Iterator[None]:
+        proxy = self.proxies[-1]
+        proxy.fault = fault
+        yield
+        proxy.fault = lambda _, forward: forward()
+
 
 @pytest.fixture(params=["key", "shared"])
 def harness(request: pytest.FixtureRequest, server: KubeServer) -> Iterator[KubeHarness]:
@@ -122,7 +202,7 @@ def harness(request: pytest.FixtureRequest, server: KubeServer) -> Iterator[Kube
     }
     made = KubeHarness(server, blocks[request.param])
     yield made
-    made.sink.close()
+    made.close()
 
 
 class TestContract(SinkContract):
@@ -589,6 +669,12 @@ def status(code: int, reason: str = "", **details: str) -> Reply:
     body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason}
     body |= {"message": f"vendor words {CANARY}", "details": details}
     return Reply(code, json.dumps(body).encode())
+
+
+def cut_after(forward: Forward) -> Reply:
+    """Let the server do it, and hang up."""
+    forward()
+    return Reply(cut=True)
 
 
 def only(method: str, reply: Reply, *, after: bool = False) -> Fault:

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -141,13 +141,21 @@ def sink_of(outside: Outside, base: Path, **options: object) -> Iterator[Sink]:
 
 
 class VaultHarness:
-    """An engine, a policy and a token of its own."""
+    """An engine, a policy and a token of its own.
+
+    Attributes:
+        server: The fake, whose faults the hooks use; a real Vault has none, so that those hooks are not offered there.
+    """
 
     kind = "vault"
+    retry_after = timedelta(seconds=7)
+    server: Vault | None = None
 
     def __init__(self, outside: Outside, base: Path, kv: int, block: dict[str, object], **options: object) -> None:
         self.outside, self.kv, self.block = outside, kv, block
+        self.sibling = {**block, "fields": {"sibling": "{secret}"}}
         self.edits_move_versions = kv == 2  # KV 1 has no versions
+        self.neighbour = NEIGHBOUR
         self.mount = outside.mount(kv)
         self.name = f"rotator-{uuid.uuid4().hex[:10]}"
         self.rules = (
@@ -180,21 +188,26 @@ class VaultHarness:
 
     def read(self, place: Place) -> str | None:
         """Read what a consumer reads."""
-        found: str | None = self.data(place).get("token")
+        found: str | None = self.data(place).get(key_of(place))
         return found
 
     def write(self, place: Place, secret: str) -> None:
         """Write the consumer's key by hand."""
-        self.put(place, {**self.data(place), "token": secret})
+        self.put(place, {**self.data(place), key_of(place): secret})
+
+    def remove(self, place: Place) -> bool:
+        """As `vault kv delete` does."""
+        self.outside.ask("DELETE", self.path(place))
+        return True
 
     def plant_neighbour(self, place: Place) -> None:
         """Put other keys into the same secret."""
-        self.put(place, {**self.data(place), **NEIGHBOUR})
+        self.put(place, {**self.data(place), **self.neighbour})
 
     def neighbour_is_whole(self, place: Place) -> bool:
         """Whether they are still there."""
         found = self.data(place)
-        return {key: found.get(key) for key in NEIGHBOUR} == NEIGHBOUR
+        return {key: found.get(key) for key in self.neighbour} == self.neighbour
 
     @contextmanager
     def broken(self, place: Place) -> Iterator[None]:
@@ -203,12 +216,76 @@ class VaultHarness:
         yield
         self.outside.policy(self.name, self.rules)
 
+    @contextmanager
+    def denied(self, place: Place) -> Iterator[None]:
+        """Take every right in the engine away."""
+        self.outside.policy(self.name, {f"not-{self.mount}/*": "read"})
+        yield
+        self.outside.policy(self.name, self.rules)
+
+    def rebuilt(self) -> Sink:
+        """Build it again from the same options."""
+        sink: Sink = VAULT.build("vault", self.options, self.base)
+        return sink
+
+    def calls(self) -> int | None:
+        """Count what the fake has seen, the operator's requests included."""
+        return None if self.server is None else len(self.server.seen)
+
+    def answer_lost(self, place: Place) -> AbstractContextManager[None] | None:
+        """Data and metadata are written, and the connection breaks."""
+        return self._faulty(Faults(only=self.mount, lost=True))
+
+    def request_lost(self, place: Place) -> AbstractContextManager[None] | None:
+        """The connection breaks as soon as a write arrives."""
+        return self._faulty(Faults(only=self.mount, method="POST", drop=True))
+
+    def unreachable(self, place: Place) -> AbstractContextManager[None] | None:
+        """Every connection breaks, also that of a login."""
+        return self._faulty(Faults(drop=True))
+
+    def throttled(self, place: Place) -> AbstractContextManager[None] | None:
+        """A rate limit quota is used up."""
+        said = b'{"errors":["request path \\"canary\\": rate limit quota exceeded"]}'
+        headers = {"Content-Type": "application/json", "Retry-After": "7"}
+        return self._faulty(Faults((429, said, headers)))
+
+    def reads_fail(self, place: Place) -> AbstractContextManager[None] | None:
+        """The storage behind Vault fails."""
+        said = b'{"errors":["1 error occurred:\\n\\t* canary\\n\\n"]}'
+        return self._faulty(Faults((500, said, {"Content-Type": "application/json"}), self.mount, "GET"))
+
+    def edited_meanwhile(self, place: Place) -> AbstractContextManager[None] | None:
+        """Somebody is faster once; KV 1 compares nothing, so there the faster one's edit is lost, as documented."""
+
+        def edit() -> None:
+            if self.neighbour is NEIGHBOUR:
+                self.neighbour = {**NEIGHBOUR, "user": "edited", "more": "canary of somebody else"}
+                self.plant_neighbour(place)
+
+        return None if self.kv == 1 else self._faulty(Faults(only=self.path(place), meanwhile=edit))
+
+    def _faulty(self, faults: Faults) -> AbstractContextManager[None] | None:
+        return None if self.server is None else _during(self.server, faults)
+
     def held(self, place: Place) -> dict[str, Any]:
         """Return the metadata that the API shows beside the data."""
         return dict(self.outside.ask("GET", self.path(place))["data"]["metadata"])
 
 
-NEIGHBOUR = {"user": "svc", "port": 5432, "ratio": 1.25, "tags": ["a", None], "nested": {"käse": "🔑"}}
+@contextmanager
+def _during(server: Vault, faults: Faults) -> Iterator[None]:
+    server.faults = faults
+    yield
+    server.faults = Faults()
+
+
+def key_of(place: Place) -> str:
+    """Return the key that a place names."""
+    return place.location.rpartition("#")[2]
+
+
+NEIGHBOUR: dict[str, Any] = {"user": "svc", "port": 5432, "ratio": 1.25, "tags": ["a", None], "nested": {"käse": "🔑"}}
 BLOCKS: dict[str, tuple[int, dict[str, object]]] = {
     "kv2": (2, {}),
     "kv2-fields": (2, {"path": "a/{workspace_id}/{name}", "fields": {"token": "{secret}", "id": "{token_id}"}}),
@@ -217,9 +294,12 @@ BLOCKS: dict[str, tuple[int, dict[str, object]]] = {
 
 
 @pytest.fixture(params=sorted(BLOCKS))
-def harness(request: pytest.FixtureRequest, outside: Outside, tmp_path: Path) -> Iterator[VaultHarness]:
+def harness(
+    request: pytest.FixtureRequest, vault: Vault | None, outside: Outside, tmp_path: Path
+) -> Iterator[VaultHarness]:
     """One for each form."""
     made = VaultHarness(outside, tmp_path, *BLOCKS[request.param])
+    made.server = vault
     yield made
     made.sink.close()
     outside.ask("DELETE", f"sys/mounts/{made.mount}")
