@@ -246,7 +246,8 @@ def prove_replaceable(folder: int, name: str, existing: Existing) -> None:
 def replace(folder: int, name: str, content: bytes, mode: int, existing: Existing | None) -> str:
     """Put the content in the place of the file, whole or not at all, and return its version.
 
-    Owner and group stay those of the existing file where the system permits.
+    Owner and group stay those of the existing file where the system permits. A file that is no longer what was read,
+    because somebody who knows no lock wrote it meanwhile, stays as it is: then the version is empty.
 
     Raises:
         OSError: Not written.
@@ -263,6 +264,8 @@ def replace(folder: int, name: str, content: bytes, mode: int, existing: Existin
             version = _version(os.fstat(descriptor))
         finally:
             os.close(descriptor)
+        if not _is_as_read(folder, name, existing):
+            return ""
         _rename(folder, temporary, name)
     finally:
         _remove(folder, temporary)
@@ -333,6 +336,16 @@ def _write(descriptor: int, content: bytes) -> None:
 def _remove(folder: int, temporary: str) -> None:
     with suppress(OSError):  # gone after a rename; otherwise the next holder of the lock removes it
         os.unlink(temporary, dir_fd=folder)
+
+
+def _is_as_read(folder: int, name: str, existing: Existing | None) -> bool:
+    try:
+        now = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return existing is None
+    if existing is None:
+        return False
+    return (_version(now), now.st_size) == (existing.version, existing.status.st_size)
 
 
 def _rename(folder: int, temporary: str, name: str) -> None:
