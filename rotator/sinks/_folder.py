@@ -243,11 +243,21 @@ def prove_replaceable(folder: int, name: str, existing: Existing) -> None:
         os.close(descriptor)
 
 
-def replace(folder: int, name: str, content: bytes, mode: int, existing: Existing | None) -> str:
+def replace(
+    folder: int, name: str, content: bytes, mode: int, existing: Existing | None, *, merged: bool = False
+) -> str:
     """Put the content in the place of the file, whole or not at all, and return its version.
 
-    Owner and group stay those of the existing file where the system permits. A file that is no longer what was read,
-    because somebody who knows no lock wrote it meanwhile, stays as it is: then the version is empty.
+    Owner and group stay those of the existing file where the system permits.
+
+    Args:
+        folder: Its descriptor.
+        name: The file's.
+        content: All of it.
+        mode: Its permission bits.
+        existing: What was read.
+        merged: Whether the content holds what was read. Then a file that is no longer that, because somebody who knows
+            no lock wrote it meanwhile, stays as it is, and the version is empty.
 
     Raises:
         OSError: Not written.
@@ -264,7 +274,7 @@ def replace(folder: int, name: str, content: bytes, mode: int, existing: Existin
             version = _version(os.fstat(descriptor))
         finally:
             os.close(descriptor)
-        if not _is_as_read(folder, name, existing):
+        if merged and not _is_as_read(folder, name, existing):
             return ""
         _rename(folder, temporary, name)
     finally:

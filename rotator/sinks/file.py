@@ -239,7 +239,8 @@ def _write(folder: int, target: _Target, mint: Mint) -> str:
         if existing and existing.content == content and existing.mode == target.mode:
             _folder.sync(folder, target.names[-1])
             return existing.version
-        version = _folder.replace(folder, target.names[-1], content, target.mode, existing)
+        merged = target.format in _KEYED
+        version = _folder.replace(folder, target.names[-1], content, target.mode, existing, merged=merged)
         if version:
             return version
     raise Temporary("somebody else writes the file at the same moment, again and again")
