@@ -243,10 +243,21 @@ def prove_replaceable(folder: int, name: str, existing: Existing) -> None:
         os.close(descriptor)
 
 
-def replace(folder: int, name: str, content: bytes, mode: int, existing: Existing | None) -> str:
+def replace(
+    folder: int, name: str, content: bytes, mode: int, existing: Existing | None, *, merged: bool = False
+) -> str:
     """Put the content in the place of the file, whole or not at all, and return its version.
 
     Owner and group stay those of the existing file where the system permits.
+
+    Args:
+        folder: Its descriptor.
+        name: The file's.
+        content: All of it.
+        mode: Its permission bits.
+        existing: What was read.
+        merged: Whether the content holds what was read. Then a file that is no longer that, because somebody who knows
+            no lock wrote it meanwhile, stays as it is, and the version is empty.
 
     Raises:
         OSError: Not written.
@@ -263,6 +274,8 @@ def replace(folder: int, name: str, content: bytes, mode: int, existing: Existin
             version = _version(os.fstat(descriptor))
         finally:
             os.close(descriptor)
+        if merged and not _is_as_read(folder, name, existing):
+            return ""
         _rename(folder, temporary, name)
     finally:
         _remove(folder, temporary)
@@ -333,6 +346,16 @@ def _write(descriptor: int, content: bytes) -> None:
 def _remove(folder: int, temporary: str) -> None:
     with suppress(OSError):  # gone after a rename; otherwise the next holder of the lock removes it
         os.unlink(temporary, dir_fd=folder)
+
+
+def _is_as_read(folder: int, name: str, existing: Existing | None) -> bool:
+    try:
+        now = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return existing is None
+    if existing is None:
+        return False
+    return (_version(now), now.st_size) == (existing.version, existing.status.st_size)
 
 
 def _rename(folder: int, temporary: str, name: str) -> None:

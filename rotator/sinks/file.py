@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from rotator.errors import NotFound, Permanent
+from rotator.errors import NotFound, Permanent, Temporary
 from rotator.model import Grade, Held, Mint, Place, Receipt
 from rotator.recent import Recent
 from rotator.secret import Secret
@@ -29,6 +29,7 @@ from rotator.text import visible
 
 PREFLIGHT_GRADE = Grade.PROVEN
 
+ATTEMPTS = 4
 _MODE = re.compile(r"0?[0-7]{3}")
 
 
@@ -231,13 +232,18 @@ def _unwritable(key: str) -> str:
 
 def _write(folder: int, target: _Target, mint: Mint) -> str:
     _folder.lock(folder, alone=target.format in _KEYED)
-    existing = _folder.read(folder, target.names[-1])
-    _refuse_unmergeable(target, existing)
-    content = _merged(target, existing.content if existing else b"", mint)
-    if existing and existing.content == content and existing.mode == target.mode:
-        _folder.sync(folder, target.names[-1])
-        return existing.version
-    return _folder.replace(folder, target.names[-1], content, target.mode, existing)
+    for _ in range(ATTEMPTS):
+        existing = _folder.read(folder, target.names[-1])
+        _refuse_unmergeable(target, existing)
+        content = _merged(target, existing.content if existing else b"", mint)
+        if existing and existing.content == content and existing.mode == target.mode:
+            _folder.sync(folder, target.names[-1])
+            return existing.version
+        merged = target.format in _KEYED
+        version = _folder.replace(folder, target.names[-1], content, target.mode, existing, merged=merged)
+        if version:
+            return version
+    raise Temporary("somebody else writes the file at the same moment, again and again")
 
 
 def _held(target: _Target) -> Held:

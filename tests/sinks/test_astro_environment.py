@@ -2,9 +2,10 @@
 
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rotator.errors import ConfigError, CredentialRejected, Forbidden, NotFound,
 from rotator.model import Place
 from rotator.sandbox import Fault, Sandbox, SandboxConfig
 from rotator.sandbox.environment import EnvObject
-from rotator.sandbox.faults import Faults
+from rotator.sandbox.faults import ENVIRONMENT_WRITES, OPERATIONS, READS, FaultPlan, Faults
 from rotator.sandbox.store import Draft, Role
 from rotator.secret import Secret
 from rotator.sinks._astro_calls import Document
@@ -99,12 +100,38 @@ class Astro:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[dict[bool, Sandbox]]:
-    """Two organizations: one shows secrets, one does not."""
+    """Two organizations: one shows secrets, one does not. Both come back to the port at which they were."""
     with (
-        Sandbox(SandboxConfig(limits=False)) as closed,
-        Sandbox(SandboxConfig(limits=False, show_secrets=True)) as shown,
+        Sandbox(SandboxConfig(port=free_port(), limits=False)) as closed,
+        Sandbox(SandboxConfig(port=free_port(), limits=False, show_secrets=True)) as shown,
     ):
         yield {False: closed, True: shown}
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+class Always(FaultPlan):
+    """A fault for every call of some operations, or something that happens once, right before the first of them."""
+
+    def __init__(self, operations: Collection[str], fault: Fault | None, happens: Callable[[], None] | None = None):
+        super().__init__(Faults())
+        self.operations = operations
+        self.fault = fault
+        self.happens = [happens] if happens else []
+        self.calls = 0
+
+    def next(self, operation: str, _: str) -> Fault | None:
+        """Return what goes wrong."""
+        if operation not in self.operations:
+            return None
+        self.calls += 1
+        if self.happens:
+            self.happens.pop()()
+        return self.fault
 
 
 @pytest.fixture
@@ -130,6 +157,7 @@ class VariableHarness:
     """Variables of a Deployment, as its Airflow sees them."""
 
     kind = "astro_environment"
+    retry_after = timedelta(seconds=1)  # of the sandbox
 
     def __init__(self, astro: Astro, *, secret: bool) -> None:
         self.astro = astro
@@ -141,6 +169,10 @@ class VariableHarness:
             "deployment_id": astro.deployment.id,
             "secret": secret,
         }
+        self.sibling: dict[str, object] | None = {**self.block, "key": "SECOND_{name}"}
+
+    def rebuilt(self) -> AstroEnvironmentSink:
+        return self.astro.build()
 
     def read(self, place: Place) -> str | None:
         return self.astro.deployment.value(str(place.options["key"]))
@@ -151,7 +183,13 @@ class VariableHarness:
             self.astro.deployment.id, key, secret, is_secret=not self.is_readable
         )
 
+    def remove(self, place: Place) -> bool:
+        rows = self.astro.deployment.variables
+        self.astro.deployment.variables = [row for row in rows if row.key != place.options["key"]]
+        return True
+
     def plant_neighbour(self, place: Place) -> None:
+        self.hidden = NEIGHBOUR
         for key, is_secret in (("NEIGHBOUR", True), ("PLAIN_NEIGHBOUR", False)):
             environment = self.astro.sandbox.environment
             environment.set_variable(self.astro.deployment.id, key, NEIGHBOUR, is_secret=is_secret)
@@ -160,12 +198,55 @@ class VariableHarness:
     def neighbour_is_whole(self, place: Place) -> bool:
         now = self.astro.deployment
         same = json.dumps(now.settings, sort_keys=True) == self._settings
-        return same and now.value("NEIGHBOUR") == now.value("PLAIN_NEIGHBOUR") == NEIGHBOUR
+        return same and (now.value("NEIGHBOUR"), now.value("PLAIN_NEIGHBOUR")) == (self.hidden, NEIGHBOUR)
+
+    def broken(self, place: Place) -> AbstractContextManager[None]:
+        return weak(self.astro)
+
+    denied = broken
+
+    def answer_lost(self, place: Place) -> AbstractContextManager[None]:
+        return self.planned(Always(ENVIRONMENT_WRITES, Fault.RESET_AFTER))
+
+    def request_lost(self, place: Place) -> AbstractContextManager[None]:
+        return self.planned(Always(ENVIRONMENT_WRITES, Fault.RESET_BEFORE))
+
+    def throttled(self, place: Place) -> AbstractContextManager[None]:
+        return self.planned(Always(OPERATIONS, Fault.THROTTLE_SECONDS))
+
+    def reads_fail(self, place: Place) -> AbstractContextManager[None]:
+        return self.planned(Always(READS, Fault.ERROR_500))
+
+    def edited_meanwhile(self, place: Place) -> AbstractContextManager[None] | None:
+        """Of a hidden variable only: the API has no compare-and-set, so one in plain text is sent back as it was."""
+
+        def edit() -> None:
+            self.hidden = "edited"
+            self.astro.sandbox.environment.set_variable(self.astro.deployment.id, "NEIGHBOUR", self.hidden)
+
+        return self.planned(Always(ENVIRONMENT_WRITES, None, edit))
 
     @contextmanager
-    def broken(self, place: Place) -> Iterator[None]:
-        with weak(self.astro):
+    def unreachable(self, place: Place) -> Iterator[None]:
+        self.astro.sandbox.stop()
+        try:
             yield
+        finally:
+            self.astro.sandbox.start()
+
+    def calls(self) -> int:
+        return len(self.astro.sandbox.requests)
+
+    @contextmanager
+    def planned(self, plan: Always) -> Iterator[None]:
+        """Let a plan hold for a while."""
+        app = self.astro.sandbox._app
+        before, app.plan = app.plan, plan
+        try:
+            yield
+        finally:
+            app.plan = before
+        assert plan.calls, "nothing was asked"
 
 
 class ObjectHarness(VariableHarness):
@@ -177,6 +258,8 @@ class ObjectHarness(VariableHarness):
         self.block = {"kind": kind, "key": "astro_{name}", "workspace_id": astro.workspace}
         if kind == "connection":
             self.block["connection"] = {"type": "http", "host": "api.example.com"}
+        # the only key of a variable is its value; beside a hidden field of a connection no other is written
+        self.sibling = {**self.block, "field": "extra.second"} if kind == "connection" and is_readable else None
 
     def _found(self, place: Place) -> EnvObject | None:
         kind, key = str(place.options["kind"]).upper(), str(place.options["key"])
@@ -188,7 +271,11 @@ class ObjectHarness(VariableHarness):
 
     def read(self, place: Place) -> str | None:
         found = self._found(place)
-        return None if found is None else str(found.typed.get("password") or found.typed.get("value") or "") or None
+        if found is None:
+            return None
+        if place.options["field"] == "extra.second":
+            return found.typed.get("extra", {}).get("second")  # type: ignore[attr-defined]
+        return str(found.typed.get("password") or found.typed.get("value") or "") or None
 
     def write(self, place: Place, secret: str) -> None:
         is_connection = place.options["kind"] == "connection"
@@ -199,7 +286,14 @@ class ObjectHarness(VariableHarness):
         else:
             found.typed, found.updated_at = {**found.typed, **typed}, self.astro.sandbox.environment.moment()
 
+    def remove(self, place: Place) -> bool:
+        found = self._found(place)
+        assert found is not None
+        del self.astro.sandbox.environment.objects[found.id]
+        return True
+
     def plant_neighbour(self, place: Place) -> None:
+        self.hidden = NEIGHBOUR
         self.other = self.astro.object(str(place.options["kind"]).upper(), f"{place.options['key']}_", value=NEIGHBOUR)
         if place.options["kind"] != "connection":
             return
@@ -210,9 +304,20 @@ class ObjectHarness(VariableHarness):
     def neighbour_is_whole(self, place: Place) -> bool:
         found = self._found(place)
         if place.options["kind"] != "connection":
-            return self.other.typed == {"value": NEIGHBOUR}
+            return self.other.typed == {"value": self.hidden}
         wanted = {"host": "theirs.example.com", "login": "them", "port": 8443, "extra": {"region": "eu"}}
         return found is not None and found.typed.items() >= wanted.items() and found.auto_link and bool(found.links)
+
+    def edited_meanwhile(self, place: Place) -> AbstractContextManager[None] | None:
+        """Of another object; the fields of a connection are sent back as they were: there is no compare-and-set."""
+        if place.options["kind"] == "connection":
+            return None
+
+        def edit() -> None:
+            self.hidden = "edited"
+            self.other.typed = {"value": self.hidden}
+
+        return self.planned(Always(ENVIRONMENT_WRITES, None, edit))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,13 @@ STORE = """
     store = Path(__file__).with_name("store.json")
     event = json.loads(sys.stdin.readline())
     data, action = event["data"], os.environ["ROTATOR_ACTION"]
+    with Path(__file__).with_name("runs").open("a") as runs:
+        runs.write("x")
+    fault = Path(__file__).with_name("fault")
+    when, code = fault.read_text().split() if fault.exists() else ("never", "0")
+    if when in ("before", action):
+        print(event, file=sys.stderr)
+        sys.exit(int(code))
     assert event["type"] == f"token.{action}"
     lock = os.open(__file__, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -45,6 +52,8 @@ STORE = """
         print(data["secret"]); print(data["secret"], file=sys.stderr)
         held[data["key"]] = {"mint_id": data["mint_id"], "secret": data["secret"]}
         store.write_text(json.dumps(held))
+    if when == "after":
+        os.kill(os.getpid(), 9)
 """
 
 
@@ -96,16 +105,69 @@ def nothing_is_left() -> Iterator[None]:
 
 
 class ExecHarness:
-    """The program's side."""
+    """The program's side.
+
+    There is no `edited_meanwhile`: a delivery is one run, and the sink reads nothing before it.
+    """
 
     kind = "exec"
     is_readable = False
+    sibling: dict[str, object] = {"key": "{policy}/{name}/second"}  # noqa: RUF012 - as the protocol declares it
 
     def __init__(self, folder: Path) -> None:
         self.block: dict[str, object] = {"key": "{policy}/{name}"}
+        self._folder = folder
         self._store = folder / "store.json"
         self._program = program(folder, STORE)
-        self.sink = build(self._program, verify=True, preflight=True)
+        self.sink = self.rebuilt()
+
+    def rebuilt(self) -> Sink:
+        """Build it once more."""
+        return build(self._program, verify=True, preflight=True)
+
+    def remove(self, place: Place) -> bool:
+        """Take it out of the store."""
+        held = self._held()
+        del held[self._key(place)]
+        self._store.write_text(json.dumps(held))
+        return True
+
+    def answer_lost(self, place: Place) -> AbstractContextManager[None]:
+        """Let it store the secret and die of a signal."""
+        return self._faulty("after", 0)
+
+    def request_lost(self, place: Place) -> AbstractContextManager[None]:
+        """Let it fail, before it stores anything, in a way that says nothing."""
+        return self._faulty("before", 1)
+
+    def throttled(self, place: Place) -> AbstractContextManager[None]:
+        """Let it say that it could not do it now, as a program does whose own outside had enough."""
+        return self._faulty("before", os.EX_TEMPFAIL)
+
+    def unreachable(self, place: Place) -> AbstractContextManager[None]:
+        """Likewise, for its own outside is gone."""
+        return self._faulty("before", os.EX_TEMPFAIL)
+
+    def denied(self, place: Place) -> AbstractContextManager[None]:
+        """Let it say that it lacks a right."""
+        return self._faulty("before", os.EX_NOPERM)
+
+    def reads_fail(self, place: Place) -> AbstractContextManager[None]:
+        """Let it fail at verify only."""
+        return self._faulty("verify", 1)
+
+    def calls(self) -> int:
+        """Count the runs."""
+        runs = self._folder / "runs"
+        return runs.stat().st_size if runs.exists() else 0
+
+    @contextmanager
+    def _faulty(self, when: str, code: int) -> Iterator[None]:
+        fault, before = self._folder / "fault", self.calls()
+        fault.write_text(f"{when} {code}")
+        yield
+        fault.unlink()
+        assert self.calls() > before, "nothing was run"
 
     def read(self, place: Place) -> str | None:
         """Read what the program stored."""

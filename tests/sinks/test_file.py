@@ -1,6 +1,7 @@
 """The file sink: the shared contract for each of its formats, and what only files can suffer."""
 
 import errno
+import functools
 import itertools
 import json
 import os
@@ -12,9 +13,10 @@ import stat
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -92,8 +94,48 @@ def path_of(place: Place) -> Path:
     return Path(place.location.partition("#")[0])
 
 
+Disturbance = Callable[[str, tuple[Any, ...]], None]
+_disturbances: list[Disturbance] = []
+_acting = threading.local()
+
+
+def _disturb(event: str, arguments: tuple[Any, ...]) -> None:
+    if _disturbances and event in ("open", "os.rename") and not getattr(_acting, "now", False):
+        _acting.now = True  # what a disturbance does is not disturbed
+        try:
+            for disturbance in _disturbances:
+                disturbance(event, arguments)
+        finally:
+            _acting.now = False
+
+
+@functools.cache
+def install() -> None:
+    """Let disturbances hear of what is about to happen to files; an audit hook cannot be removed."""
+    sys.addaudithook(_disturb)
+
+
+@contextmanager
+def disturbed(disturbance: Disturbance) -> Iterator[None]:
+    """Let a disturbance act, or fail, before a file is opened or renamed: a file system that goes wrong."""
+    install()
+    _disturbances.append(disturbance)
+    try:
+        yield
+    finally:
+        _disturbances.remove(disturbance)
+
+
+def is_temporary(arguments: tuple[Any, ...]) -> bool:
+    """Whether a call is about a file that rotator writes before it gets its name."""
+    return str(arguments[0]).startswith(LEFTOVER[:9])
+
+
 class FileHarness:
-    """Folders as an operator has them."""
+    """Folders as an operator has them.
+
+    There are no `calls`: a file system counts none.
+    """
 
     kind = "file"
 
@@ -125,19 +167,22 @@ class FileHarness:
         """Put another file beside it, and where the format has keys, another key in the same file."""
         path = path_of(place)
         path.parent.mkdir(parents=True, exist_ok=True)
-        (path.parent / "neighbour").write_text("theirs")
+        self._say(path, "theirs")
         if path.suffix == ".json":
             current = json.loads(path.read_text()) if path.exists() else {}
-            path.write_text(json.dumps({**current, "neighbour": 1.5}))
+            path.write_text(json.dumps({**current, "neighbour": [self._said, 1.5]}))
         elif path.suffix == ".env":
-            path.write_text((path.read_text() if path.exists() else "") + "# ours\nNEIGHBOUR='a b'\n")
+            path.write_text((path.read_text() if path.exists() else "") + f"# ours\nNEIGHBOUR='{self._said}'\n")
 
     def neighbour_is_whole(self, place: Place) -> bool:
         """Look at both."""
         path = path_of(place)
-        text = path.read_text()
-        inside = path.suffix == "" or '"neighbour": 1.5' in text or "# ours\nNEIGHBOUR='a b'\n" in text
-        return inside and (path.parent / "neighbour").read_text() == "theirs"
+        lines = {".json": f'"neighbour": ["{self._said}", 1.5]', ".env": f"# ours\nNEIGHBOUR='{self._said}'\n", "": ""}
+        return lines[path.suffix] in path.read_text() and (path.parent / "neighbour").read_text() == self._said
+
+    def _say(self, path: Path, text: str) -> None:
+        self._said = text
+        (path.parent / "neighbour").write_text(text)
 
     def rebuilt(self) -> Sink:
         """Open the same folder again."""
@@ -167,6 +212,71 @@ class FileHarness:
         yield
         folder.unlink()
         aside.rename(folder)
+
+    def answer_lost(self, place: Place) -> AbstractContextManager[None]:
+        """Rename as asked, then report an error of the disk."""
+
+        def act(event: str, arguments: tuple[Any, ...]) -> None:
+            if event == "os.rename" and is_temporary(arguments):
+                os.rename(*arguments[:2], src_dir_fd=arguments[2], dst_dir_fd=arguments[3])
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        return disturbed(act)
+
+    def request_lost(self, place: Place) -> AbstractContextManager[None]:
+        """Report an error of the disk instead of renaming."""
+        return self._failing(errno.EIO, lambda event, arguments: event == "os.rename" and is_temporary(arguments))
+
+    def throttled(self, place: Place) -> AbstractContextManager[None]:
+        """Report that the process has too many files open, the only limit to calls that a file system has."""
+        return self._failing(errno.EMFILE, lambda event, arguments: arguments[0] == self._root)
+
+    def unreachable(self, place: Place) -> AbstractContextManager[None]:
+        """Be a network file system whose server is gone."""
+        return self._failing(errno.ESTALE, lambda event, arguments: arguments[0] == self._root)
+
+    def reads_fail(self, place: Place) -> AbstractContextManager[None]:
+        """Report an error of the disk for the file itself; new ones can be written and renamed over it."""
+        name = path_of(place).name
+        return self._failing(errno.EIO, lambda event, arguments: event == "open" and arguments[0] == name)
+
+    @contextmanager
+    def denied(self, place: Place) -> Iterator[None]:
+        """Be somebody who may not enter the folder; nobody for root, whom no mode keeps out."""
+        folder, user = path_of(place).parent, os.geteuid()
+        mode = folder.stat().st_mode
+        folder.chmod(0)
+        if ROOT:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(user)
+            folder.chmod(mode)
+
+    def edited_meanwhile(self, place: Place) -> AbstractContextManager[None]:
+        """Edit the neighbour, with no regard to locks, once a new file is begun: the old one is read by then."""
+        path, left = path_of(place), [True]
+
+        def act(event: str, arguments: tuple[Any, ...]) -> None:
+            if event == "open" and is_temporary(arguments) and left:
+                left.clear()
+                before = self._said
+                self._say(path, "edited")
+                path.write_text(path.read_text().replace(before, self._said))
+
+        return disturbed(act)
+
+    @property
+    def _root(self) -> str:
+        return str(self.directory)
+
+    def _failing(self, code: int, when: Callable[[str, tuple[Any, ...]], bool]) -> AbstractContextManager[None]:
+        def act(event: str, arguments: tuple[Any, ...]) -> None:
+            if when(event, arguments):
+                raise OSError(code, os.strerror(code))
+
+        return disturbed(act)
 
 
 def sourced(path: Path) -> dict[str, str]:
@@ -1004,6 +1114,27 @@ def test_a_receipt_comes_after_file_and_folder_are_on_the_disk(tmp_path: Path, b
         with watched() as seen:
             sink.deliver(place_of(sink, **block), mint(f"canary-{number}", number))
         assert seen == expected
+
+
+@pytest.mark.parametrize("edit", [lambda path: path.write_text("A=2\n"), Path.unlink], ids=["edited", "removed"])
+def test_who_edits_a_file_again_and_again_is_given_way(tmp_path: Path, edit: Callable[[Path], None]) -> None:
+    """Whatever happens to a file between our read and our rename is kept; after a few tries the delivery waits."""
+    sink, path = build(tmp_path), tmp_path / "svc-airflow"
+    place, edits = place_of(sink, format="env"), []
+
+    def act(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and is_temporary(arguments):
+            path.write_text("A=1\n") if len(edits) % 2 else edit(path)
+            edits.append(event)
+
+    path.write_text("A=1\n")
+    with disturbed(act), raising_without_secret(Temporary, match="somebody else writes the file"):
+        sink.deliver(place, mint())
+    assert (path.read_text(), len(edits)) == ("A=1\n", 4)
+    assert os.listdir(tmp_path) == [path.name]
+    sink.deliver(place, mint())
+    assert path.read_text().startswith("A=1\n")
+    assert sink.read_back(place).secret == Secret(CANARY)
 
 
 def test_threads_write_one_folder_together(tmp_path: Path) -> None:

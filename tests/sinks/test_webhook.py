@@ -11,7 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from rotator.ports import Sink
 from rotator.sinks import _post
 from rotator.sinks._post import Answer
 from rotator.sinks.webhook import LONGEST_PAUSE, delivery_failure, question_failure, retry_after, signature
-from tests.servers.webhook import Fault, Proxy, Receiver, proxying, serving
+from tests.servers.webhook import Fault, Proxy, Receiver, Seen, _handler, _running, _Server, proxying, serving
 from tests.sinks.contract import CANARY, OTHER, Harness, SinkContract, facts, mint, raising_without_secret
 
 WEBHOOK: Any = sinks.load("webhook")
@@ -75,16 +75,40 @@ def place_of(sink: Sink, name: str = "svc-airflow", **block: object) -> Place:
     return sink.resolve(sinks.checked(WEBHOOK.DeliveryOptions, block), facts(name=name))
 
 
+class AskedReceiver(Receiver):
+    """A receiver whose answers to questions can be made to fail, while it takes deliveries."""
+
+    answers_questions = True
+
+    def answer(self, request: Seen) -> tuple[int, bytes]:
+        """Fail where that is asked for."""
+        if not self.answers_questions and request.event["type"] == "token.verify":
+            return 500, b"no database: " + request.body
+        return super().answer(request)
+
+
 class WebhookHarness:
-    """The receiver's side."""
+    """The receiver's side.
+
+    There is no `edited_meanwhile`: a delivery is one request, and the sink reads nothing before it.
+    """
 
     kind = "webhook"
     is_readable = False
+    retry_after = timedelta(seconds=7)
+    sibling: dict[str, object] = {"key": "{policy}/{name}/second"}  # noqa: RUF012 - as the protocol declares it
 
-    def __init__(self, receiver: Receiver, base: Path, path: str, block: dict[str, object]) -> None:
-        self.receiver = receiver
-        self.block = block
-        self.sink = build(base, receiver.url + path, verify=True)
+    def __init__(self, base: Path, path: str) -> None:
+        self.receiver = AskedReceiver(base / "store.json", KEYS[:1])
+        self.block: dict[str, object] = {"key": "{policy}/{name}"}
+        self._port = 0
+        self._open()
+        self._base, self._url = base, f"http://127.0.0.1:{self._port}{path}"
+        self.sink = self.rebuilt()
+
+    def rebuilt(self) -> Sink:
+        """Build it once more."""
+        return build(self._base, self._url, verify=True)
 
     def read(self, place: Place) -> str | None:
         """Read what the receiver stored."""
@@ -94,6 +118,13 @@ class WebhookHarness:
     def write(self, place: Place, secret: str) -> None:
         """Store it by hand."""
         self.receiver.put(self._name(place), secret, "by-hand")
+
+    def remove(self, place: Place) -> bool:
+        """Take it out of the store."""
+        held = self.receiver.held()
+        del held[self._name(place)]
+        self.receiver.store.write_text(json.dumps(held))
+        return True
 
     def plant_neighbour(self, place: Place) -> None:
         """Store something under another key."""
@@ -110,17 +141,72 @@ class WebhookHarness:
         yield
         self.receiver.keys = keys
 
+    def answer_lost(self, place: Place) -> AbstractContextManager[None]:
+        """Store each event, then reset the connection."""
+        return self._faulty(Fault(how="reset", commits=True))
+
+    def request_lost(self, place: Place) -> AbstractContextManager[None]:
+        """Reset each connection, once the request is there."""
+        return self._faulty(Fault(how="reset"))
+
+    def throttled(self, place: Place) -> AbstractContextManager[None]:
+        """Answer that there were too many, and repeat the request."""
+        return self._faulty(Fault(429, echoes=True, headers={"Retry-After": "7"}))
+
+    def denied(self, place: Place) -> AbstractContextManager[None]:
+        """Answer that it is forbidden, and repeat the request."""
+        return self._faulty(Fault(403, echoes=True))
+
+    @contextmanager
+    def unreachable(self, place: Place) -> Iterator[None]:
+        """Stop listening."""
+        self.close()
+        yield
+        self._open()
+
+    @contextmanager
+    def reads_fail(self, place: Place) -> Iterator[None]:
+        """Fail at token.verify only."""
+        self.receiver.answers_questions = False
+        yield
+        self.receiver.answers_questions = True
+
+    def calls(self) -> int:
+        """Count the requests."""
+        return len(self.receiver.seen)
+
+    def close(self) -> None:
+        """End the server."""
+        self.receiver.released.set()
+        self._serving.close()
+
+    def _open(self) -> None:
+        """Serve at the port of before, if there was one."""
+        server = _Server(("127.0.0.1", self._port), _handler(self.receiver))
+        self._port = server.server_port
+        self._serving = ExitStack()
+        self._serving.enter_context(_running(server))
+
+    @contextmanager
+    def _faulty(self, fault: Fault) -> Iterator[None]:
+        self.receiver.faults = [fault] * 100
+        yield
+        assert len(self.receiver.faults) < 100, "nothing was asked"
+        self.receiver.faults = []
+
     def _name(self, place: Place) -> str:
-        return place.location.removeprefix(self.receiver.url)
+        return place.location.removeprefix(f"http://127.0.0.1:{self._port}")
 
 
 class TestWebhookSink(SinkContract):
     """The shared contract, for one address and for an address a token."""
 
     @pytest.fixture(params=["/hooks/rotator", "/hooks/{policy}/{name}"])
-    def harness(self, request: pytest.FixtureRequest, tmp_path: Path, receiver: Receiver) -> Harness:
+    def harness(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]:
         """Return one with a receiver of its own."""
-        return WebhookHarness(receiver, tmp_path, request.param, {"key": "{policy}/{name}"})
+        made = WebhookHarness(tmp_path, request.param)
+        yield made
+        made.close()
 
 
 # Options
