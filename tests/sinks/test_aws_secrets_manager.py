@@ -6,7 +6,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ KIND = "aws_secrets_manager"
 MODULE: Any = sinks.load(KIND)
 ID = "0123456789abcdef0123456789abcdef"
 WRITES = ("PutSecretValue", "CreateSecret", "UpdateSecretVersionStage")
+READS = ("GetSecretValue", "DescribeSecret")
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +97,10 @@ class SecretsHarness:
     def __init__(self, sink: Any, client: Any, aws: AwsServer, block: dict[str, object]) -> None:
         self.sink = sink
         self.block = block
+        self.sibling = None if block.get("format") == "raw" else {**block, "fields": {"other": "{secret}"}}
         self._client = client
         self._aws = aws
+        self._number = "1.50"
 
     def read(self, place: Place) -> str | None:
         """Get the current version."""
@@ -122,7 +125,8 @@ class SecretsHarness:
     def neighbour_is_whole(self, place: Place) -> bool:
         """Look at its bytes."""
         name, _, key = place.location.partition("#")
-        return '"neighbour":  1.50' in (self._text(name) or "") if key else self._text("neighbour") == "theirs"
+        text = self._text(name if key else "neighbour") or ""
+        return f'"neighbour":  {self._number}' in text if key else text == "theirs"
 
     @contextmanager
     def broken(self, place: Place) -> Iterator[None]:
@@ -130,6 +134,68 @@ class SecretsHarness:
         self._aws.denied.add("PutSecretValue")
         yield
         self._aws.denied.clear()
+
+    def rebuilt(self) -> Any:
+        """Build another."""
+        return build(self._aws)
+
+    def remove(self, place: Place) -> bool:
+        """Delete the whole secret for good."""
+        self._client.delete_secret(SecretId=place.location.partition("#")[0], ForceDeleteWithoutRecovery=True)
+        return True
+
+    def answer_lost(self, place: Place) -> AbstractContextManager[None]:
+        """Cut the connection after each write."""
+        return self._failing(WRITES, Fault(cut=True, after=True))
+
+    def request_lost(self, place: Place) -> AbstractContextManager[None]:
+        """Cut the connection before each write."""
+        return self._failing(WRITES, Fault(cut=True))
+
+    def throttled(self, place: Place) -> AbstractContextManager[None]:
+        """Refuse every call."""
+        return self._failing((*READS, *WRITES), Fault("ThrottlingException"))
+
+    def unreachable(self, place: Place) -> AbstractContextManager[None]:
+        """Cut every connection: the port is kept, for the consumer reads from it afterwards."""
+        return self._failing((*READS, *WRITES), Fault(cut=True))
+
+    def reads_fail(self, place: Place) -> AbstractContextManager[None]:
+        """Fail what reads."""
+        return self._failing(READS, Fault("InternalServiceError", 500))
+
+    @contextmanager
+    def denied(self, place: Place) -> Iterator[None]:
+        """Take every permission away."""
+        self._aws.denied.update((*READS, *WRITES))
+        yield
+        self._aws.denied.clear()
+
+    @contextmanager
+    def edited_meanwhile(self, place: Place) -> Iterator[None]:
+        """Change the neighbour's number just before the label moves; beside a raw secret there is nothing to edit."""
+        name, _, key = place.location.partition("#")
+
+        def edit() -> None:
+            text = self._text(name) or ""
+            self._number = "2.75"
+            self._put(name, text.replace('"neighbour":  1.50', '"neighbour":  2.75'))
+
+        if key:
+            self._aws.before["UpdateSecretVersionStage"].append(edit)
+        yield
+        assert not self._aws.before["UpdateSecretVersionStage"]
+
+    def calls(self) -> int:
+        """Count them."""
+        return len(self._aws.seen)
+
+    @contextmanager
+    def _failing(self, operations: tuple[str, ...], fault: Fault) -> Iterator[None]:
+        for operation in operations:
+            self._aws.fail(operation, *[fault] * 100)
+        yield
+        self._aws.faults.clear()
 
     def _text(self, name: str) -> str | None:
         try:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from tests.sinks.contract import CANARY, OTHER, Harness, SinkContract, facts, mi
 
 KIND = "aws_ssm_parameter"
 MODULE: Any = sinks.load(KIND)
+CALLS = ("GetParameter", "GetParameterHistory", "ListTagsForResource", "PutParameter", "AddTagsToResource")
+READS = CALLS[:3]
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +52,15 @@ def aws(running: AwsServer, monkeypatch: pytest.MonkeyPatch) -> AwsServer:
     return running
 
 
+def built(aws: AwsServer) -> Any:
+    """Return the sink."""
+    return MODULE.build("ssm", MODULE.Options(region=REGION, endpoint_url=aws.url, timeout="2s"), Path("/"))
+
+
 @pytest.fixture
 def sink(aws: AwsServer) -> Iterator[Any]:
     """Return one that is closed afterwards."""
-    options = MODULE.Options(region=REGION, endpoint_url=aws.url, timeout="2s")
-    made = MODULE.build("ssm", options, Path("/"))
+    made = built(aws)
     yield made
     made.close()
 
@@ -99,8 +105,10 @@ class ParameterHarness:
     def __init__(self, sink: Any, client: Any, aws: AwsServer, block: dict[str, object]) -> None:
         self.sink = sink
         self.block = block
+        self.sibling = None if block.get("format") != "json" else {**block, "fields": {"other": "{secret}"}}
         self._client = client
         self._aws = aws
+        self._number = "1.50"
 
     def read(self, place: Place) -> str | None:
         """Get it decrypted."""
@@ -126,7 +134,7 @@ class ParameterHarness:
         """Look at its bytes."""
         name, _, key = place.location.partition("#")
         text = text_of(self._client, name if key else "/neighbour") or ""
-        return '"neighbour":  1.50' in text if key else text == "theirs"
+        return f'"neighbour":  {self._number}' in text if key else text == "theirs"
 
     @contextmanager
     def broken(self, place: Place) -> Iterator[None]:
@@ -134,6 +142,68 @@ class ParameterHarness:
         self._aws.denied.add("PutParameter")
         yield
         self._aws.denied.clear()
+
+    def rebuilt(self) -> Any:
+        """Build another."""
+        return built(self._aws)
+
+    def remove(self, place: Place) -> bool:
+        """Delete the parameter."""
+        self._client.delete_parameter(Name=place.location.partition("#")[0])
+        return True
+
+    def answer_lost(self, place: Place) -> AbstractContextManager[None]:
+        """Cut the connection after each write."""
+        return self._failing(("PutParameter",), Fault(cut=True, after=True))
+
+    def request_lost(self, place: Place) -> AbstractContextManager[None]:
+        """Cut the connection before each write."""
+        return self._failing(("PutParameter",), Fault(cut=True))
+
+    def throttled(self, place: Place) -> AbstractContextManager[None]:
+        """Refuse every call."""
+        return self._failing(CALLS, Fault("ThrottlingException"))
+
+    def unreachable(self, place: Place) -> AbstractContextManager[None]:
+        """Cut every connection: the port is kept, for the consumer reads from it afterwards."""
+        return self._failing(CALLS, Fault(cut=True))
+
+    def reads_fail(self, place: Place) -> AbstractContextManager[None]:
+        """Fail what reads."""
+        return self._failing(READS, Fault("InternalServerError", 500))
+
+    @contextmanager
+    def denied(self, place: Place) -> Iterator[None]:
+        """Take every permission away."""
+        self._aws.denied.update(CALLS)
+        yield
+        self._aws.denied.clear()
+
+    @contextmanager
+    def edited_meanwhile(self, place: Place) -> Iterator[None]:
+        """Change the neighbour's number just before the put; beside a raw parameter there is nothing to edit."""
+        name, _, key = place.location.partition("#")
+
+        def edit() -> None:
+            text = text_of(self._client, name) or ""
+            self._number = "2.75"
+            put(self._client, name, text.replace('"neighbour":  1.50', '"neighbour":  2.75'))
+
+        if key:
+            self._aws.before["PutParameter"].append(edit)
+        yield
+        assert not self._aws.before["PutParameter"]
+
+    def calls(self) -> int:
+        """Count them."""
+        return len(self._aws.seen)
+
+    @contextmanager
+    def _failing(self, operations: tuple[str, ...], fault: Fault) -> Iterator[None]:
+        for operation in operations:
+            self._aws.fail(operation, *[fault] * 100)
+        yield
+        self._aws.faults.clear()
 
 
 BLOCKS: dict[str, dict[str, object]] = {

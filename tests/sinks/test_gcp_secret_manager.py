@@ -8,7 +8,8 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -96,16 +97,19 @@ class GcpHarness:
     """A consumer and a person, at the same project."""
 
     kind = "gcp_secret_manager"
+    retry_after = timedelta(seconds=7)
 
     def __init__(self, server: GcpServer, sink: Any, block: dict[str, object]) -> None:
         self.server, self.sink, self.block = server, sink, block
+        self.sibling = None if block.get("format") == "raw" else {**block, "fields": {"other": "{secret}"}}
+        self._neighbour, self._annotation = NEIGHBOUR, "kept"
 
     def read(self, place: Place) -> str | None:
         """Read the latest version."""
         data = self.server.read(name_of(place))
         if data is None or self.block.get("format") == "raw":
             return data.decode() if data else None
-        return json.loads(data).get("token")
+        return json.loads(data).get(place.location.partition("#")[2])
 
     def write(self, place: Place, secret: str) -> None:
         """Add a version by hand."""
@@ -127,10 +131,10 @@ class GcpHarness:
     def neighbour_is_whole(self, place: Place) -> bool:
         """Look at all three."""
         data = self.server.read(name_of(place)) or b""
-        inside = self.block.get("format") == "raw" or NEIGHBOUR in data
+        inside = self.block.get("format") == "raw" or self._neighbour in data
         annotations = self.server.secrets[name_of(place)]["annotations"]
         beside = self.server.read("projects/acme/secrets/neighbour") == b"theirs"
-        return inside and annotations["theirs"] == "kept" and beside
+        return inside and annotations["theirs"] == self._annotation and beside
 
     @contextmanager
     def broken(self, place: Place) -> Iterator[None]:
@@ -138,6 +142,68 @@ class GcpHarness:
         self.server.denied.add("secretmanager.versions.add")
         yield
         self.server.denied.clear()
+
+    def rebuilt(self) -> Any:
+        """Build another."""
+        return Preflighted(connected(self.server.url))
+
+    def remove(self, place: Place) -> bool:
+        """Delete the secret."""
+        del self.server.secrets[name_of(place)]
+        return True
+
+    def answer_lost(self, place: Place) -> AbstractContextManager[None]:
+        """Reset the connection after each write."""
+        return self._failing(Fault("POST", ":addVersion", applies=True), Fault("PATCH", applies=True))
+
+    def request_lost(self, place: Place) -> AbstractContextManager[None]:
+        """Reset the connection before each write."""
+        return self._failing(Fault("POST", ":addVersion"), Fault("PATCH"))
+
+    def throttled(self, place: Place) -> AbstractContextManager[None]:
+        """Refuse every call."""
+        return self._failing(Fault(reply=said(429, "RESOURCE_EXHAUSTED", **{"Retry-After": "7"})))
+
+    def denied(self, place: Place) -> AbstractContextManager[None]:
+        """Take every right away."""
+        return self._failing(Fault(reply=said(403)))
+
+    def unreachable(self, place: Place) -> AbstractContextManager[None]:
+        """Reset every connection; the port is kept, for the other tests of the file."""
+        return self._failing(Fault())
+
+    def reads_fail(self, place: Place) -> AbstractContextManager[None]:
+        """Fail what reads."""
+        return self._failing(Fault("GET", reply=said(500, "INTERNAL")))
+
+    @contextmanager
+    def edited_meanwhile(self, place: Place) -> Iterator[None]:
+        """Change the annotation, and the number of the neighbour inside an object, just before a version is added."""
+        name = name_of(place)
+
+        def edit() -> None:
+            self._annotation = "edited"
+            self.server.number += 1
+            secret = self.server.secrets[name]
+            secret["annotations"] = {**secret["annotations"], "theirs": "edited"}
+            secret["etag"] = f'"{self.server.number}"'
+            if self.block.get("format") != "raw":
+                self._neighbour = NEIGHBOUR.replace(b"1.50", b"2.75")
+                self.server.put(name, (self.server.read(name) or b"").replace(NEIGHBOUR, self._neighbour))
+
+        self.server.before_add.append(edit)
+        yield
+        assert not self.server.before_add
+
+    def calls(self) -> int:
+        """Count them."""
+        return len(self.server.requests)
+
+    @contextmanager
+    def _failing(self, *faults: Fault) -> Iterator[None]:
+        self.server.faults.extend(replace(fault, times=1000) for fault in faults)
+        yield
+        self.server.faults.clear()
 
 
 class TestGcpSink(SinkContract):
@@ -156,6 +222,7 @@ class Preflighted:
         self._sink = sink
         self.name = sink.name
         self.resolve, self.preflight, self.read_back = sink.resolve, sink.preflight, sink.read_back
+        self.close = sink.close
 
     def deliver(self, place: Place, mint: Any) -> Any:
         """Deliver where a preflight has been."""

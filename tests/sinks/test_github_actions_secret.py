@@ -8,7 +8,8 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,16 @@ def token(tmp_path: Path) -> Path:
     return path
 
 
+def built(server: GitHubServer, token: Path) -> Any:
+    """Build one with a short timeout."""
+    options = GITHUB.Options(api_url=server.url, credential=f"file:{token}", timeout="1s")
+    return GITHUB.build("actions", options, Path("/"))
+
+
 @pytest.fixture
 def sink(server: GitHubServer, token: Path) -> Iterator[Any]:
     """Build one with a short timeout."""
-    options = GITHUB.Options(api_url=server.url, credential=f"file:{token}", timeout="1s")
-    sink = GITHUB.build("actions", options, Path("/"))
+    sink = built(server, token)
     yield sink
     sink.close()
 
@@ -82,9 +88,11 @@ class GitHubHarness:
 
     kind = "github_actions_secret"
     is_readable = False
+    retry_after = timedelta(seconds=7)
 
-    def __init__(self, server: GitHubServer, sink: Any, block: dict[str, object], folder: str) -> None:
+    def __init__(self, server: GitHubServer, sink: Any, token: Path, block: dict[str, object], folder: str) -> None:
         self.server, self.sink, self.block, self.folder = server, sink, block, folder
+        self._token = token
 
     def read(self, place: Place) -> str | None:
         """Read it as a workflow does."""
@@ -111,14 +119,57 @@ class GitHubHarness:
         yield
         self.server.folders[self.folder] = aside
 
+    def rebuilt(self) -> Any:
+        """Build another."""
+        return built(self.server, self._token)
+
+    def remove(self, place: Place) -> bool:
+        """Delete it at the web page."""
+        del self.server.folders[self.folder][place.location.partition("#")[2]]
+        return True
+
+    def answer_lost(self, place: Place) -> AbstractContextManager[None]:
+        """Reset the connection after each write."""
+        return self._failing(Fault("PUT", applies=True))
+
+    def request_lost(self, place: Place) -> AbstractContextManager[None]:
+        """Reset the connection before each write."""
+        return self._failing(Fault("PUT"))
+
+    def throttled(self, place: Place) -> AbstractContextManager[None]:
+        """Refuse every call as the secondary rate limit does."""
+        return self._failing(Fault(reply=said(429, "theirs", **{"Retry-After": "7"})))
+
+    def denied(self, place: Place) -> AbstractContextManager[None]:
+        """Refuse every call as to a token without the permission."""
+        return self._failing(Fault(reply=said(403, "Resource not accessible by personal access token")))
+
+    def unreachable(self, place: Place) -> AbstractContextManager[None]:
+        """Reset every connection."""
+        return self._failing(Fault())
+
+    def reads_fail(self, place: Place) -> AbstractContextManager[None]:
+        """Fail what reads, also the key to seal with."""
+        return self._failing(Fault("GET", reply=said(502, "theirs")))
+
+    def calls(self) -> int:
+        """Count them."""
+        return len(self.server.requests)
+
+    @contextmanager
+    def _failing(self, fault: Fault) -> Iterator[None]:
+        self.server.faults.append(replace(fault, times=1000))
+        yield
+        self.server.faults.clear()
+
 
 class TestGitHubSink(SinkContract):
     """The shared contract, for each kind."""
 
     @pytest.fixture(params=list(BLOCKS))
-    def harness(self, request: pytest.FixtureRequest, server: GitHubServer, sink: Any) -> Harness:
+    def harness(self, request: pytest.FixtureRequest, server: GitHubServer, sink: Any, token: Path) -> Harness:
         """Return one over the server."""
-        return GitHubHarness(server, sink, *BLOCKS[request.param])
+        return GitHubHarness(server, sink, token, *BLOCKS[request.param])
 
 
 # Options
