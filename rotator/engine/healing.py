@@ -90,7 +90,8 @@ def _copied(desk: Desk, place: Place, mint: Mint) -> str:
     """Write and prove; return the sink's version."""
     receipt = desk.deliver(place, mint)
     held = desk.read_back(place)
-    if (held.mint_id or mint.id) != mint.id or (held.secret is not None and held.secret != mint.secret):
+    is_other = (held.mint_id or mint.id) != mint.id if held.secret is None else held.secret != mint.secret
+    if is_other:
         raise Temporary(f"{_name(place)} holds something else than was just delivered")
     return receipt.version
 

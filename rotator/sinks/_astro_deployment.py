@@ -47,6 +47,10 @@ _QUEUE = (
     "podEphemeralStorage",
 )
 _REMOTE = ("enabled", "allowedIpAddressRanges", "taskLogBucket", "taskLogUrlPattern")
+_NOT_SHOWN = (
+    "the API does not show the Deployment's environment variables, and an update would end those that are not shown;"
+    " let the credential read them, or add a first variable by hand"
+)
 
 
 class DeploymentShelf:
@@ -58,6 +62,8 @@ class DeploymentShelf:
     def read(self, target: Target) -> Seen:
         """See `Shelf`. A variable whose value is empty holds nothing, unless it is hidden."""
         deployment = self._calls.deployment(target)
+        if deployment is not None and not isinstance(deployment.content.get("environmentVariables"), list):
+            raise Permanent(_NOT_SHOWN)  # not "nothing is there": that would be drift, and rotated for
         found = _variable(deployment, target.key)
         if found is None:
             return Seen(deployment, exists=False)
@@ -78,10 +84,7 @@ class DeploymentShelf:
         if missing:
             return f"the API does not show the {missing[0]} of the Deployment, and an update has to say it"
         if not isinstance(deployment.content.get("environmentVariables"), list):
-            return (
-                "the API does not show the Deployment's environment variables, and an update would end those that are"
-                " not shown; let the credential read them, or add a first variable by hand"
-            )
+            return _NOT_SHOWN
         if not all(isinstance(row, dict) and row.get("key") for row in deployment.content["environmentVariables"]):
             return "the API lists an environment variable without a key"
         found = _variable(deployment, target.key)

@@ -124,7 +124,8 @@ def _value(found: Document, target: Target) -> str:
 def _is_hidden(found: Document, target: Target) -> bool:
     """Whether a value that is not shown is there all the same."""
     if target.kind is not Kind.CONNECTION:
-        return bool(_typed(found, target).get("isSecret"))
+        typed = _typed(found, target)
+        return not typed or bool(typed.get("isSecret"))
     fields = found.content.get("setFields")
     return target.field in fields if isinstance(fields, list) else True
 

@@ -40,7 +40,7 @@ from rotator.timing import parse_duration, stamp
 
 _CONNECTIONS = 32  # more threads than this wait for one
 _CONNECT_S = 5.0
-_SHARED_LOGGERS = ("boto3", "botocore", "urllib3")
+_SHARED_LOGGERS = ("boto3", "botocore", "botocore.endpoint", "botocore.parsers", "botocore.auth", "urllib3")
 _TAG = "rotator"
 _TAG_KEY, _TAG_VALUE = 128, 256  # characters
 _NO_TAG = re.compile(r"[^A-Za-z0-9 _.:/=+@-]")
@@ -488,7 +488,7 @@ def _client(service: str, options: AwsOptions, bundle: str) -> Any:
     """
     for name in _SHARED_LOGGERS:  # below INFO they print the body of requests, so the secret
         logger = logging.getLogger(name)
-        if logger.getEffectiveLevel() < logging.INFO:
+        if logger.level < logging.INFO:  # its own, for that of a parent may change
             logger.setLevel(logging.INFO)
     timeout_s = parse_duration(options.timeout).total_seconds()
     config = import_module("botocore.config").Config(

@@ -222,7 +222,15 @@ class KeyVault:
         except ConfigError as error:  # the reference to the client's secret, read in the midst of a call
             return Fault(error.message, CredentialRejected)
         except tuple(faults) as error:
-            return fault_of(faults, error)
+            fault = fault_of(faults, error)
+        if fault.kind is CredentialRejected:  # what is mounted may have been renewed: the next call reads it anew
+            self._renew()
+        return fault
+
+    def _renew(self) -> None:
+        with self._lock:
+            clients, self._clients, self._shared = self._clients, Pool(self._client, _close, _CALLS), None
+        clients.close()
 
     def _client(self) -> Any:
         return _sdk(self._sink).client(

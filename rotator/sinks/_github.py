@@ -163,7 +163,7 @@ class GitHub:
             subject: The location, for messages.
         """
         answer = self._answer("PUT", path, body)
-        if isinstance(answer, Answer) and (answer.is_success or answer.status == 422):
+        if isinstance(answer, Answer) and answer.status in (201, 204, 422):
             return answer
         raise failure(subject, answer, is_write=True)
 

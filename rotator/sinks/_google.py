@@ -7,6 +7,7 @@ Sources: cloud.google.com/secret-manager/docs/reference/rest/v1/projects.secrets
 old fails with 400 FAILED_PRECONDITION), .../docs/data-integrity (CRC32C), google.api_core.exceptions.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -250,7 +251,15 @@ class SecretManager:
             with self._clients.one() as client:
                 return call(client)
         except tuple(faults) as error:
-            return fault_of(faults, error)
+            fault = fault_of(faults, error)
+        if fault.kind is CredentialRejected:  # what is mounted may have been renewed: the next call reads it anew
+            self._renew()
+        return fault
+
+    def _renew(self) -> None:
+        with self._lock:
+            clients, self._clients, self._shared = self._clients, Pool(self._client, _close, _CALLS), None
+        clients.close()
 
     def _client(self) -> Any:
         sdk = _sdk(self._sink)
@@ -305,6 +314,8 @@ def _loaded() -> _Sdk | None:
         )
     except ImportError:
         return None
+    # at DEBUG it prints payloads; its own level, for a scope of GOOGLE_SDK_PYTHON_LOGGING_SCOPE sets that of a parent
+    logging.getLogger(SecretManagerServiceRestTransport.__module__).setLevel(logging.INFO)
     tables = (
         (exceptions, API_FAULTS),
         (google.auth.exceptions, AUTH_FAULTS),

@@ -16,9 +16,11 @@ from rotator.errors import Permanent
 from rotator.model import Mint
 from rotator.secret import Secret
 from rotator.sinks import _json
-from rotator.sinks._fields import check_fields, secret_key, used_facts
+from rotator.sinks._fields import SAMPLE, check_fields, secret_key, used_facts
 from rotator.templates import SECRET_FIELD, render_fields
 from rotator.timing import stamp
+
+_ROOM = 4096  # bytes that a new secret may need more than the sample has
 
 
 class PayloadOptions(BaseModel):
@@ -89,6 +91,11 @@ class Payload:
             raise Permanent(f'{location}: {reason}, so other keys could be lost; repair it, or set format = "raw"')
         if not self.fields and not reason and held.data.strip():
             raise Permanent(f'{location}: it is a JSON object, which format = "raw" would replace whole; set fields')
+
+    def refuse_full(self, held: Content | None, largest: int, location: str) -> None:
+        """Refuse content beside which no new secret would fit; raises Permanent."""
+        if len(self.merged(held, SAMPLE).data) + _ROOM > largest:
+            raise Permanent(f"{location}: no room is left for a new value in {largest} bytes; use a secret of its own")
 
     def merged(self, held: Content | None, mint: Mint) -> Content:
         """Return what shall be there; `refuse_unmergeable` comes first."""

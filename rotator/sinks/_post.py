@@ -55,6 +55,7 @@ class Answer:
     body: bytes
     retry_after: str = ""
     date: str = ""
+    content_type: str = ""
 
 
 NO_CONNECTION = Fault("no connection could be made", Fate.UNSENT)
@@ -327,9 +328,8 @@ def _exchanged(connection: http.client.HTTPConnection, deadline_s: float, reques
             return TOO_LARGE
         if response.length:  # what Content-Length still promised
             return BROKEN
-        return Answer(
-            response.status, content, response.getheader("retry-after") or "", response.getheader("date") or ""
-        )
+        told = [response.getheader(name) or "" for name in ("retry-after", "date", "content-type")]
+        return Answer(response.status, content, *told)
 
 
 class _Timed(io.RawIOBase):

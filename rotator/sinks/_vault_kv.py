@@ -98,6 +98,10 @@ class _One(msgspec.Struct):
     data: dict[str, msgspec.Raw]
 
 
+class _Said(msgspec.Struct):
+    request_id: str
+
+
 class _Written(msgspec.Struct):
     data: _Meta
 
@@ -200,7 +204,7 @@ def write(spot: Spot, before: Content, fields: Secret, ask: Ask, where: str) -> 
     answer = ask(call)
     if spot.kv == 2 and answer.status == 400 and answer.says("check-and-set parameter did not match"):
         return None
-    if spot.kv == 1 and answer.status in (200, 204):
+    if spot.kv == 1 and (answer.status == 204 or (answer.status == 200 and decoded(answer, _Said) is not None)):
         return 0
     found = decoded(answer, _Written) if answer.status == 200 else None
     if found is None:

@@ -20,10 +20,10 @@ from pathlib import Path
 import msgspec
 from pydantic import Field, field_validator
 
-from rotator.errors import NotFound, Permanent, RotatorError, Temporary
+from rotator.errors import NotFound, OutcomeUnknown, Permanent, RotatorError, Temporary
 from rotator.model import Grade, Held, Mint, Place, Receipt
 from rotator.secret import Secret
-from rotator.sinks._aws import AwsOptions, Call, Content, ContentOptions, Service, tags_of
+from rotator.sinks._aws import Answer, AwsOptions, Call, Content, ContentOptions, Service, tags_of
 from rotator.sinks._fields import SAMPLE, used_facts
 from rotator.sinks._naming import Naming
 from rotator.text import visible
@@ -179,7 +179,7 @@ class SecretsManagerSink:
         secret = target.content.value(current.value) if current else None
         if current is None or not secret:
             raise NotFound(f"{target.where}: the secret does not exist, or holds nothing there")
-        return Held(secret, current.id if _MINT_ID.fullmatch(current.id) else "", current.id)
+        return Held(secret, current.id if _is_mint(current.id) else "", current.id)
 
     def secret_at(self, place: str) -> Secret:
         """Return the value that the secret reference `aws:<place>` names: `name#key`, or `name` for all of it.
@@ -242,7 +242,7 @@ class SecretsManagerSink:
         moved = self._service.ask(
             _move(target, staged, current.id), _GONE, "InvalidRequestException", "ResourceNotFoundException"
         )
-        return "" if moved.error else staged
+        return "" if moved.error else _confirmed(target, moved, staged)
 
     def _first(self, target: _Target, mint: Mint) -> str:
         """Make the secret, or the first version of one that has none; returns its id, empty to look again."""
@@ -260,14 +260,16 @@ class SecretsManagerSink:
         if tags:
             parameters["Tags"] = tags
         call = Call(target.where, "create_secret", parameters, writes=True, secret=content)
-        return "" if self._service.ask(call, "ResourceExistsException").error else token
+        answer = self._service.ask(call, "ResourceExistsException")
+        return "" if answer.error else _confirmed(target, answer, token)
 
     def _staged(self, target: _Target, mint: Mint, content: Secret, base: str) -> str:
         """Return the id of a version with this content, which is not current yet."""
         for number in range(_TOKENS):
             token = _token(mint, base, number)
-            if not self._service.ask(_put(target, token, content), "ResourceExistsException").error:
-                return token
+            answer = self._service.ask(_put(target, token, content), "ResourceExistsException")
+            if not answer.error:
+                return _confirmed(target, answer, token)
         raise Permanent(f"{target.where}: holds versions of this mint that we did not write")
 
     def _tag(self, target: _Target, mint: Mint) -> None:
@@ -281,6 +283,12 @@ class SecretsManagerSink:
             if missing:
                 parameters = {"SecretId": target.name, "Tags": missing}
                 self._service.ask(Call(target.where, "tag_resource", parameters, writes=True))
+
+
+def _confirmed(target: _Target, answer: Answer, version: str) -> str:
+    if not answer.body.get("ARN"):
+        raise OutcomeUnknown(f"{target.where}: the answer is none of Secrets Manager; is a proxy in the way?")
+    return version
 
 
 def _put(target: _Target, token: str, content: Secret) -> Call:
@@ -303,6 +311,11 @@ def _token(mint: Mint, base: str, number: int) -> str:
     if not number and _USABLE_ID.fullmatch(mint.id):
         return mint.id
     return uuid.uuid5(_IDS, f"{mint.id}/{base}/{number}").hex
+
+
+def _is_mint(version: str) -> bool:
+    """Whether a version may be named after a mint: those are random, and what we derive (version 5) is not."""
+    return bool(_MINT_ID.fullmatch(version)) and uuid.UUID(version).version != 5
 
 
 def _check(target: _Target, current: Secret, mint: Mint, spare: int = 0) -> None:

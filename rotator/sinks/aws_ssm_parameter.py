@@ -143,16 +143,16 @@ class ParameterSink:
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`. If the content would not change, nothing is put."""
         target = _Target.of(place)
-        current = self._read(target)
+        current, put = self._read(target), None
         for _ in range(_ROUNDS):
             before = current.value if current else Secret("")
             if before != mint.secret:  # a raw secret that is there already may look like anything
                 _check(target, before, mint)
             content = target.content.merged(before, mint)
-            if current is not None and content == current.value:
+            if current is not None and content == (put or current.value):
                 self._tag(target, mint)
                 return Receipt(place.location, str(current.number))
-            current = self._written(target, content, current)
+            current, put = self._written(target, content, current)
         raise OutcomeUnknown(f"{target.where}: somebody else kept changing the parameter; compare its latest versions")
 
     def read_back(self, place: Place) -> Held:
@@ -183,7 +183,9 @@ class ParameterSink:
             raise Permanent(f"{target.where}: is no SecureString, so anybody may read it; delete it, or name another")
         return _Version(number, value)
 
-    def _written(self, target: _Target, content: Secret, base: _Version | None) -> _Version | None:
+    def _written(
+        self, target: _Target, content: Secret, base: _Version | None
+    ) -> tuple[_Version | None, Secret | None]:
         """Put the content, and return what the next round looks at: what is there now, as far as it concerns us.
 
         That is the content itself if nobody came between; otherwise the change that it replaced, with the number of
@@ -200,14 +202,14 @@ class ParameterSink:
         call = Call(target.where, "put_parameter", parameters, writes=True, repeats=False, secret=content)
         answer = self._service.ask(call, _EXISTS)
         if answer.error:
-            return self._read(target)
+            return self._read(target), None
         number = answer.body.get("Version")
         if not isinstance(number, int):
             raise OutcomeUnknown(f"{target.where}: the answer is none of Parameter Store; is a proxy in the way?")
         between = None
         if target.content.fields and base is not None and number > base.number + 1:
             between = self._read(target, number - 1)
-        return _Version(number, between.value if between else content)
+        return _Version(number, between.value if between else content), content
 
     def _check_history(self, target: _Target) -> None:
         """Refuse what a put would change besides the value: the key, or a tier that cannot go back.

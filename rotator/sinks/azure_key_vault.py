@@ -145,6 +145,7 @@ class AzureKeyVaultSink:
             self._azure.refuse_deleted(target.name, place.location)
         else:
             target.payload.refuse_unmergeable(held.content, place.location)
+            target.payload.refuse_full(held.content, _LARGEST, place.location)
 
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`. A value that is there already, of this mint, is not written again."""

@@ -161,7 +161,9 @@ class GcpSecretManagerSink:
         lacking = self._google.lacking(target.secret, wanted, place.location)
         if lacking:
             raise Forbidden(f"{place.location}: the credential lacks {', '.join(lacking)} on it")
-        target.payload.refuse_unmergeable(self._content(self._latest(target, place.location)), place.location)
+        held = self._content(self._latest(target, place.location))
+        target.payload.refuse_unmergeable(held, place.location)
+        target.payload.refuse_full(held, _LARGEST, place.location)
 
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`. A value that is there already is not written again."""
@@ -228,7 +230,7 @@ class GcpSecretManagerSink:
                 raise Permanent(f"{place.location}: it would be larger than the 64 KiB that Google keeps")
             number = self._google.add(target.secret, content, place.location)
             between = None
-            if target.payload.fields and base is not None and number != base.number + 1:
+            if target.payload.fields and number != (base.number if base else 0) + 1:
                 between = self._between(target, number, place.location)
             if between is None or target.payload.merged(between.content, mint) == content:
                 return number

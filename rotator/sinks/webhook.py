@@ -228,8 +228,8 @@ class WebhookSink:
         if not _ID.fullmatch(mint.id):
             raise Permanent(f"{place.location}: the mint's id cannot stand in a header")
         target = Target.of(place)
-        answer = self._sent(place, target, delivery_id(target, mint), lambda: _hooks.delivery(target, mint))
-        failure = delivery_failure(place.location, answer, self._moment())
+        answer = self._sent(target, delivery_id(target, mint), lambda: _hooks.delivery(target, mint))
+        failure = delivery_failure(place.location, answer, self._moment(), mint.id)
         if failure is not None:
             raise failure
         return Receipt(place.location, mint.id)
@@ -255,23 +255,22 @@ class WebhookSink:
         """Send an event without a secret; raises Temporary or Permanent unless the receiver accepts it."""
         target, moment = Target.of(place), self._moment()
         body = _hooks.question(action, target, stamp(moment))
-        answer = self._sent(place, target, f"{action}_{uuid.uuid4().hex}", lambda: body)
+        answer = self._sent(target, f"{action}_{uuid.uuid4().hex}", lambda: body)
         failure = question_failure(place.location, answer, moment)
         if failure is not None or isinstance(answer, Fault):
             raise failure or Temporary(place.location)
         return answer
 
-    def _sent(self, place: Place, target: Target, event_id: str, body: Callable[[], bytes]) -> Answer | Fault:
+    def _sent(self, target: Target, event_id: str, body: Callable[[], bytes]) -> Answer | Fault:
         """Send an event; the body is made here, so that only frames which raise nothing hold it."""
         try:
             keys, values = self._credentials.keys(), self._credentials.values()
             connection = self._line.connection()
         except (ConfigError, Permanent) as error:
-            problem = str(error)
+            return Fault(error.message, Fate.HOPELESS)
         else:
             request = _signed(target.path, (event_id, int(self._now())), (keys, values), body())
             return _post.post(connection, self._line.timeout_s, request)
-        raise Permanent(f"{place.location}: {problem}")
 
     def _moment(self) -> datetime:
         return datetime.fromtimestamp(self._now(), UTC)
@@ -343,13 +342,19 @@ REFUSALS: Mapping[int, tuple[type[RotatorError], str]] = {
     425: (Temporary, "the receiver is not ready yet"),
     501: (Permanent, "nothing there takes a POST; check url"),
 }
+_BEFORE_A_PAGE = b"\xef\xbb\xbf \t\r\n"
 HELD_ALREADY = 409  # only an answer to a delivery: the receiver already has this id
 
 
-def delivery_failure(location: str, answer: Answer | Fault, now: datetime) -> RotatorError | None:
-    """Return what came of a delivery; None if the receiver has the secret now."""
+def delivery_failure(location: str, answer: Answer | Fault, now: datetime, mint_id: str) -> RotatorError | None:
+    """Return what came of a delivery; None if the receiver has the secret now.
+
+    A conflict counts only if it names the mint: anything on the way may answer 409 for reasons of its own.
+    """
     if isinstance(answer, Answer) and answer.status == HELD_ALREADY:
-        return None
+        if _mint_id(answer.body) == mint_id:
+            return None
+        return OutcomeUnknown(f"{location}: a conflict (409) that does not name this mint; sending it again is safe")
     return _failure(location, answer, now, OutcomeUnknown)
 
 
@@ -367,7 +372,8 @@ def _failure(location: str, answer: Answer | Fault, now: datetime, unclear: type
         return failed(f"{location}: {answer.words}")
     status = answer.status
     if 200 <= status < 300:
-        if answer.body.lstrip()[:1] != b"<":
+        is_page = "html" in answer.content_type.lower()
+        if not is_page and answer.body.lstrip(_BEFORE_A_PAGE)[:1] != b"<":
             return None
         # a login page, a portal, the catch-all of a web application: nobody there stored anything
         return Permanent(f"{location}: a web page answered ({status}), not a receiver; check url and proxy")

@@ -99,7 +99,7 @@ class Receiver:
             return 200, json.dumps({"mint_id": self.held().get(name, {}).get("mint_id")}).encode()
         mint_id = event["data"]["mint_id"]
         if request.headers["webhook-id"] in self.ids and self.held().get(name, {}).get("mint_id") == mint_id:
-            return 409, b"seen"
+            return 409, json.dumps({"mint_id": mint_id}).encode()
         self.put(name, event["data"]["secret"], mint_id)
         self.ids.add(request.headers["webhook-id"])
         return 200, b'{"ok": true}'

@@ -423,7 +423,7 @@ ROWS: list[tuple[int, type[RotatorError] | None, type[RotatorError] | None]] = [
     (405, Permanent, Permanent),
     (407, Permanent, Permanent),
     (408, Temporary, Temporary),
-    (409, None, Permanent),
+    (409, OutcomeUnknown, Permanent),
     (410, Permanent, Permanent),
     (413, Permanent, Permanent),
     (418, Permanent, Permanent),
@@ -467,10 +467,31 @@ def test_every_status_means_something(
 def test_every_status_has_a_meaning_that_tells_the_place() -> None:
     """Whatever number comes, somebody can act on the message."""
     for status in range(100, 1000):
-        for failure in (delivery_failure, question_failure):
-            error = failure("https://h/#k", Answer(status, b""), NOW)
+        answer = Answer(status, b'{"mint_id": "mint-1"}')
+        delivered = delivery_failure("https://h/#k", answer, NOW, "mint-1")
+        asked = question_failure("https://h/#k", answer, NOW)
+        for error in (delivered, asked):
             assert error is None or error.message.startswith("https://h/#k: ")
-            assert (error is None) == (200 <= status < 300 or (status == 409 and failure is delivery_failure))
+        assert (asked is None) == (200 <= status < 300)
+        assert (delivered is None) == (200 <= status < 300 or status == 409)
+
+
+@pytest.mark.parametrize("body", [b"", b"seen", b"<html>WAF</html>", b'{"mint_id": "mint-2"}', b'{"error": "locked"}'])
+def test_a_conflict_that_does_not_name_the_mint_is_no_delivery(body: bytes) -> None:
+    """Something on the way, or the receiver itself, may answer 409 without holding the secret: it is sent again."""
+    assert isinstance(delivery_failure("https://h/#k", Answer(409, body), NOW, "mint-1"), OutcomeUnknown)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(200, b"\xef\xbb\xbf<!DOCTYPE html>"),
+        Answer(200, b"Please sign in", content_type="text/html; charset=utf-8"),
+    ],
+)
+def test_a_sign_in_page_is_no_delivery(answer: Answer) -> None:
+    """A portal that answers 200 with a page stored nothing, however the page begins."""
+    assert isinstance(delivery_failure("https://h/#k", answer, NOW, "mint-1"), Permanent)
 
 
 def test_throttling_says_how_long(tmp_path: Path, receiver: Receiver) -> None:
