@@ -47,11 +47,9 @@ def _adopted(desk: Desk, candidate: Candidate, token: Token, lineage: Lineage, s
     if desk.journal.fingerprint(secret) != lineage.fingerprint:
         lineage = replace(lineage, mint_id="", versions=())
     mint = _mint(desk, token, lineage, secret)
-    for place in candidate.places:
-        if _name(place) in lineage.owed:
-            desk.follow_up(place, mint)
-    _settle(desk, candidate, token, replace(lineage, owed=()), secret, message)
-    return result_of(candidate, Outcome.SETTLED, message)
+    owed = _unfollowed(desk, [place for place in candidate.places if _name(place) in lineage.owed], mint)
+    _settle(desk, candidate, token, replace(lineage, owed=tuple(owed)), secret, message)
+    return _told(candidate, owed, message)
 
 
 def _redelivered(desk: Desk, candidate: Candidate, token: Token, lineage: Lineage, seen: Look) -> Result:
@@ -73,6 +71,10 @@ def _redelivered(desk: Desk, candidate: Candidate, token: Token, lineage: Lineag
     events = [desk.about(name, token, policy, place=place, step=Step.DELIVER) for place in wrong]
     message = f"{candidate.decision.message}; now every sink holds it"
     _settle(desk, candidate, token, known, secret, message, *events)
+    return _told(candidate, owed, message)
+
+
+def _told(candidate: Candidate, owed: dict[str, str], message: str) -> Result:
     if owed:  # every secret is where it belongs, but somebody still works with the old one
         said = "; ".join(f"{where}: {why}" for where, why in owed.items())
         return result_of(candidate, Outcome.FAILED, f"{said}; tried again in the next sweep")

@@ -265,6 +265,7 @@ def test_readers_of_a_mended_sink_are_told_in_the_end(tmp_path: Path) -> None:
         is_down[0] = True
         assert later(bench) == {root: (Reason.DRIFTED, Outcome.FAILED)}
         assert lives(bench, root)
+        assert later(bench, timedelta(minutes=5)) == {root: (Reason.DRIFTED, Outcome.FAILED)}
         is_down[0] = False
         assert later(bench, timedelta(minutes=5)) == {root: (Reason.DRIFTED, Outcome.SETTLED)}
         assert [location for location, _ in done] == [str(file_of(bench, root))]
