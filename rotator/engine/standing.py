@@ -9,7 +9,7 @@ from datetime import datetime
 
 from rotator.engine.deciding import known_now, surveyed
 from rotator.engine.desk import Desk
-from rotator.model import Lineage, Token
+from rotator.model import Lineage, Policy, Token
 from rotator.planning import NEXT, Candidate, lineage_state, token_state
 
 _PAGE = 500
@@ -24,6 +24,7 @@ class Standing:
         state: One of `planning.STATES`.
         reason: Why it is due or not, or `not_selected` or `not_listed`.
         token: None if the provider does not list it.
+        owner: The policy itself; None if none selects it.
     """
 
     token_id: str
@@ -35,6 +36,7 @@ class Standing:
     due_at: datetime | None = None
     token: Token | None = None
     lineage: Lineage | None = None
+    owner: Policy | None = None
 
     @property
     def hint(self) -> str:
@@ -76,9 +78,8 @@ def unlisted(lineage: Lineage, why: str) -> Standing:
 def _selected(row: Candidate, lineage: Lineage | None, now: datetime) -> Standing:
     token, decision = row.token, row.decision
     state, reason = token_state(row, lineage, now), str(decision.due or decision.skip)
-    return Standing(
-        token.id, token.name, row.policy.name, state, reason, decision.message, decision.due_at, token, lineage
-    )
+    policy, due_at, said = row.policy, decision.due_at, decision.message
+    return Standing(token.id, token.name, policy.name, state, reason, said, due_at, token, lineage, policy)
 
 
 def _unselected(lineage: Lineage, token: Token) -> Standing:
