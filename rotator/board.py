@@ -19,6 +19,7 @@ from rotator.planning import STATES, born, due_moments
 MAX_TOKENS = 1000
 RECENT = 50  # rotations shown
 BY_EXPIRY = frozenset({Reason.EXPIRED, Reason.EMERGENCY, Reason.BEFORE_EXPIRY})
+_SHORTEST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=15)
 _NEVER = datetime.max.replace(tzinfo=UTC)
 _ENDS = {
     EventName.ROTATION_SETTLED: Outcome.SETTLED,
@@ -204,6 +205,14 @@ class Board:
                     known.pop(name)
             self._config_at, self._config_problem = at, ""
 
+    def restore(self, policy: str, last: Event, success_at: datetime | None) -> None:
+        """Note what an earlier process's last sweep of a policy came to; what this one did counts more."""
+        with self._lock:
+            row = self._policies.get(policy)
+        if row is not None and row.finished_at is None:
+            self._finished(last)
+            self._update(policy, success_at=success_at)
+
     def refuse_config(self, problem: str) -> None:
         """Note that a newer configuration was refused; the old one stays in force."""
         with self._lock:
@@ -350,10 +359,19 @@ def _token_row(provider: str, standing: Standing, now: datetime) -> TokenRow:
 
 
 def _wakes_at(standing: Standing, now: datetime) -> datetime | None:
-    if standing.token is None or standing.owner is None:
+    token = standing.token
+    if token is None or standing.owner is None:
         return None
-    moments = due_moments(standing.token, standing.owner, standing.lineage)
-    return min((at for reason, at, _ in moments if reason in BY_EXPIRY and at > now), default=None)
+    rows = due_moments(token, standing.owner, standing.lineage)
+    moments = [at for reason, at, _ in rows if reason in BY_EXPIRY and at > now]
+    if standing.reason in BY_EXPIRY:  # it was due before, and came to nothing
+        moments.append(now + _again(token.life))
+    return min(moments, default=None)
+
+
+def _again(life: timedelta | None) -> timedelta:
+    """Return when to try again what expires: soon for a short life, and never in a frenzy."""
+    return min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, (life or _LONGEST_PAUSE * 20) / 20))
 
 
 def _urgency(row: TokenRow) -> tuple[int, datetime, str]:

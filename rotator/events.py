@@ -15,8 +15,13 @@ class EventName(StrEnum):
     """Past tense. The names are public: audit lines and metrics carry them."""
 
     CONFIG_LOADED = "config_loaded"
+    CONFIG_REFUSED = "config_refused"
+    DAEMON_STARTED = "daemon_started"
+    DAEMON_STOPPED = "daemon_stopped"
     SWEEP_STARTED = "sweep_started"
     SWEEP_FINISHED = "sweep_finished"
+    SWEEP_FAILED = "sweep_failed"
+    SWEEP_MISSED = "sweep_missed"
     PLAN_REFUSED = "plan_refused"
     PLAN_ACCEPTED = "plan_accepted"
     PREFLIGHT_FAILED = "preflight_failed"

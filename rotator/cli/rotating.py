@@ -69,7 +69,7 @@ def visible_lines(text: str) -> str:
 
 def _rotated(app: App, choice: Choice, asked: Asked) -> list[Result]:
     results: list[Result] = []
-    with politely(app):
+    with politely(app.halt):
         for desk in app.desks:
             results += rotate(desk, choice.rows.get(desk.provider.name, []), asked, _confirm)
             erase(desk)

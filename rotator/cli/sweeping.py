@@ -136,7 +136,7 @@ def reported(
 ) -> list[Report]:
     """Act on every provider until told to stop; an error of one is told, and hides nothing of the others."""
     reports = [Report(provider=desk.provider.name) for desk in desks]
-    with politely(app, patience_s):
+    with politely(app.halt, patience_s):
         for desk, report in zip(desks, reports, strict=True):
             report.interrupted = app.stop.is_set()
             if report.interrupted:
