@@ -1,0 +1,168 @@
+"""`rotator run` as a process: signals, reloads, bad configs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from threading import Thread
+
+from rotator.sandbox import Fault, Faults, SandboxConfig
+from tests.lab import Lab, lab
+
+
+@dataclass
+class Daemon:
+    """A daemon and what it said."""
+
+    process: subprocess.Popen[str]
+    lines: list[str] = field(default_factory=list)
+
+    def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for something, for as long as a slow machine needs."""
+        limit = time.monotonic() + 60
+        while not is_so():
+            assert self.process.poll() is None, self.lines
+            assert time.monotonic() < limit, self.lines
+            time.sleep(0.05)
+
+    def said(self, event: str) -> list[dict[str, str]]:
+        """Return the log lines of one event."""
+        rows = [json.loads(line) for line in list(self.lines) if line.startswith("{")]
+        return [row for row in rows if row["event"] == event]
+
+    def ended(self, timeout_s: float = 90) -> int:
+        """Wait for its end."""
+        return self.process.wait(timeout_s)
+
+
+@contextmanager
+def daemon(bench: Lab, **environment: str) -> Iterator[Daemon]:
+    """Run it as users do; what is left of it afterwards is killed."""
+    command = [sys.executable, "-m", "rotator", "run", "--config", str(bench.config_path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | environment
+    )
+    running = Daemon(process)
+
+    def read() -> None:
+        assert process.stderr is not None
+        running.lines.extend(process.stderr)
+
+    reader = Thread(target=read)
+    reader.start()
+    try:
+        yield running
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def rewrite(path: Path, old: str, new: str) -> None:
+    """Change a config as careful writers do."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(path.read_text().replace(old, new))
+    fresh.rename(path)
+
+
+def test_sweeps_and_stops(tmp_path: Path) -> None:
+    """A policy that was never swept and has no fixed hours is swept at once; SIGTERM ends with 0 and nothing open."""
+    with lab(tmp_path, jumping=False) as bench:
+        due = bench.due_ids()
+        with daemon(bench) as running:
+            running.until(lambda: bool(running.said("sweep_finished")))
+            running.process.send_signal(signal.SIGTERM)
+            assert running.ended() == 0, running.lines
+        assert all(bench.sandbox.store.is_alive(bench.delivered(token_id) or "") for token_id in due)
+        assert [len(running.said(name)) for name in ("daemon_started", "daemon_stopped")] == [1, 1]
+
+
+def test_stops_in_the_middle_of_a_rotation(tmp_path: Path) -> None:
+    """SIGTERM while a POST that took effect is not answered: it waits; a second one leaves at once; nothing is lost."""
+    sandbox = SandboxConfig(tokens=6, limits=False, faults=Faults(hang_s=60))
+    with lab(tmp_path, sandbox=sandbox, jumping=False, timeout="60s", late_window="1s") as bench:
+        token_id = bench.due_ids()[0]
+        bench.sandbox.script("rotate", Fault.HANG_AFTER, token_id)
+        with daemon(bench) as running:
+            running.until(lambda: bool(bench.sandbox.store.posts(token_id)))
+            running.process.send_signal(signal.SIGTERM)
+            running.until(lambda: any("stopping" in line for line in running.lines))
+            running.process.send_signal(signal.SIGTERM)
+            assert running.ended() == 130, running.lines
+        with daemon(bench) as running:
+            running.until(lambda: bench.sandbox.store.is_alive(bench.delivered(token_id) or ""))
+            running.process.send_signal(signal.SIGTERM)
+            assert running.ended() == 0, running.lines
+
+
+def test_a_changed_file_is_taken_over(tmp_path: Path) -> None:
+    """Without a signal; also SIGHUP takes it over; the audit says so each time, with the file's digest."""
+    with lab(tmp_path, jumping=False) as bench, daemon(bench) as running:
+        running.until(lambda: bool(running.said("sweep_finished")))
+        rewrite(bench.config_path, 'max_age = "90d"', 'max_age = "91d"')
+        running.until(lambda: len(running.said("config_loaded")) == 2)
+        running.process.send_signal(signal.SIGHUP)
+        running.until(lambda: len(running.said("config_loaded")) == 3)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.ended() == 0, running.lines
+        audited = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+        assert sum(line["event"] == "config_loaded" for line in audited) == 3
+        assert not running.said("config_refused")
+
+
+def test_a_broken_file_is_refused_and_the_old_one_stays(tmp_path: Path) -> None:
+    """Log and audit name the problem; once the file is right again, it is taken over."""
+    with lab(tmp_path, jumping=False) as bench, daemon(bench) as running:
+        running.until(lambda: bool(running.said("sweep_finished")))
+        rewrite(bench.config_path, "max_age", "max_agee")
+        running.until(lambda: bool(running.said("config_refused")))
+        assert "did you mean 'max_age'" in running.said("config_refused")[0]["message"]
+        rewrite(bench.config_path, "max_agee", "max_age")
+        running.until(lambda: len(running.said("config_loaded")) == 2)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.ended() == 0, running.lines
+        assert '"config_refused"' in (tmp_path / "audit.jsonl").read_text()
+
+
+def test_fixed_hours_are_waited_for(tmp_path: Path) -> None:
+    """A cron policy that nobody missed is not swept when the daemon starts; its tokens are looked at all the same."""
+    with lab(tmp_path, jumping=False) as bench:
+        rewrite(bench.config_path, "max_rotations", 'schedule = "0 3 1 1 *"\nmax_rotations')
+        with daemon(bench) as running:
+            running.until(lambda: bool(bench.sandbox.requests))
+            running.process.send_signal(signal.SIGTERM)
+            assert running.ended() == 0, running.lines
+        assert not running.said("sweep_finished")
+        assert not running.said("sweep_missed")
+
+
+def test_a_missed_moment_is_caught_up(tmp_path: Path) -> None:
+    """What passed while nobody ran is counted, said, and swept at once."""
+    with lab(tmp_path) as bench:
+        assert bench.clock is not None
+        rewrite(bench.config_path, "max_rotations", 'schedule = "0 3 * * *"\nmax_rotations')
+        bench.clock.jump(timedelta(days=-3))
+        bench.sweep()
+        with daemon(bench) as running:
+            running.until(lambda: bool(running.said("sweep_missed")))
+            running.until(lambda: bool(running.said("sweep_finished")))
+        assert "3 scheduled sweeps" in running.said("sweep_missed")[0]["message"]
+
+
+def test_bad_configs_and_credentials(tmp_path: Path) -> None:
+    """A wrong file at the start is exit 2 with every problem; nothing was begun."""
+    with lab(tmp_path, jumping=False) as bench:
+        rewrite(bench.config_path, "max_age", "max_agee")
+        with daemon(bench) as running:
+            assert running.ended() == 2
+        assert "did you mean 'max_age'" in "".join(running.lines)
+        assert not (tmp_path / "rotator.db").exists()
