@@ -106,8 +106,9 @@ class Service:
         self._systemd.ready()
 
     def wait(self) -> None:
-        """Block until `halt`."""
-        self._stop.wait()
+        """Block until `halt`; awake every second, for a handler runs in the main thread only while that is awake."""
+        while not self._stop.wait(1.0):
+            pass
 
     def halt(self) -> None:
         """Claim nothing more and end every pause; `close` waits for what has begun."""
