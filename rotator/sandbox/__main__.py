@@ -72,7 +72,8 @@ def _serve(config: SandboxConfig, credential_file: Path | None) -> int:
         }
         sys.stdout.write(json.dumps(ready) + "\n")
         sys.stdout.flush()
-        stopped.wait()
+        while not stopped.wait(1.0):  # awake now and then: a handler runs in the main thread only while that is awake
+            pass
     return 0
 
 
