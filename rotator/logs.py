@@ -32,6 +32,7 @@ _LOUD = frozenset(
         EventName.ROTATION_REFUSED,
         EventName.ROTATION_SUPERSEDED,
         EventName.ROTATION_UNSETTLED,
+        EventName.SERVER_EXPOSED,
         EventName.TOKEN_GONE,
         EventName.TOKEN_LEAKED,
         EventName.TOKEN_QUARANTINED,
