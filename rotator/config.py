@@ -8,9 +8,10 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,10 +24,12 @@ from rotator.credentials import FORMS, Reference
 from rotator.errors import ConfigError, Problem
 from rotator.model import Brake, Delivery, Grade, Policy, Scope, Select, Share, Strategy, Wave, When
 from rotator.schedule import Schedule, Windows, parse_zone
+from rotator.server.address import Address
 from rotator.timing import parse_duration, parse_percent
 
 _EVERY_NAME = ("*",)
 _REFERENCES = ("credential", "key", "token", "role_id", "secret_id", "jwt")
+_HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _SHORTEST_IDLE = timedelta(days=7)
 _ALL = Wave(share=1.0)
 _ANY_ZONE = ZoneInfo("UTC")  # whether a text is a schedule or a window is the same in every zone
@@ -125,6 +128,18 @@ def _references(value: object) -> object:
     return [_reference(one) for one in found]
 
 
+def _listen(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError('must be an IP address with a port, such as "127.0.0.1:9464", or "" for no server')
+    return str(Address.parse(value)) if value else value
+
+
+def _name(value: str) -> str:
+    if not _HOST_NAME.fullmatch(value):
+        raise ValueError('must be a host name without a port, such as "rotator.example.com"')
+    return value.lower()
+
+
 Duration = Annotated[timedelta, BeforeValidator(_positive, json_schema_input_type=str)]
 Ahead = Annotated[timedelta | Share, BeforeValidator(_ahead, json_schema_input_type=str)]
 Percent = Annotated[float, BeforeValidator(_percent, json_schema_input_type=str)]
@@ -137,6 +152,8 @@ Waves = Annotated[
     list[WaveSize], Field(min_length=1, json_schema_extra={"default": ["100%"]}), AfterValidator(_growing)
 ]
 SecretReference = Annotated[str, BeforeValidator(_reference, json_schema_input_type=str)]
+ListenText = Annotated[str, BeforeValidator(_listen, json_schema_input_type=str)]
+HostName = Annotated[str, AfterValidator(_name)]
 CredentialReferences = Annotated[list[str], BeforeValidator(_references, json_schema_input_type=str | list[str])]
 
 
@@ -188,6 +205,13 @@ class AuditTable(_Table):
     """`[audit]`."""
 
     path: Annotated[str, Field(min_length=1)] = "audit.jsonl"
+
+
+class ServerTable(_Table):
+    """`[server]`: what `rotator run` answers over HTTP."""
+
+    listen: ListenText = "127.0.0.1:9464"
+    names: list[HostName] = []
 
 
 class SinkTable(BaseModel):
@@ -262,6 +286,7 @@ class File(_Table):
     providers: Annotated[dict[str, ProviderTable], Field(min_length=1)]
     journal: JournalTable = JournalTable()
     audit: AuditTable = AuditTable()
+    server: ServerTable = ServerTable()
     sinks: Annotated[dict[str, SinkTable], Field(min_length=1)]
     policies: Annotated[dict[str, PolicyTable], Field(min_length=1)]
 
@@ -293,6 +318,7 @@ class Config:
     sinks: Mapping[str, SinkConfig]
     policies: tuple[Policy, ...]
     digest: str = ""
+    server: ServerTable = field(default_factory=ServerTable)
 
     @property
     def journal_path(self) -> Path:
@@ -339,7 +365,9 @@ def parse(raw: dict[str, object], folder: Path) -> Config:
     if problems:
         raise ConfigError(problems)
     state = folder / Path(file.state_dir or os.environ.get("STATE_DIRECTORY", "") or ".").expanduser()
-    return Config(folder, state, file.engine, file.providers, file.journal, file.audit, sink_configs, policies)
+    return Config(
+        folder, state, file.engine, file.providers, file.journal, file.audit, sink_configs, policies, server=file.server
+    )
 
 
 def _digest(raw: Mapping[str, Any], policy: Policy) -> str:

@@ -66,6 +66,7 @@ class EventName(StrEnum):
     JOURNAL_FAILED = "journal_failed"
     ERASURE_DELAYED = "erasure_delayed"
     REQUEST_FINISHED = "request_finished"
+    SERVER_EXPOSED = "server_exposed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

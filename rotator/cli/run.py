@@ -13,7 +13,7 @@ from rotator.board import Board
 from rotator.cli.main import OK, config_option
 from rotator.cli.stopping import politely
 from rotator.clock import SystemClock
-from rotator.daemon.service import Service
+from rotator.daemon.service import Service, Watchers
 from rotator.daemon.systemd import Systemd
 from rotator.logs import Log
 from rotator.ports import Emit
@@ -25,7 +25,8 @@ def run(config_path: Path) -> int:
     """Run the daemon: sweep on schedule until SIGTERM; SIGHUP, or a change of the file, reloads the config."""
     board = Board(SystemClock().now())
     listeners: list[Emit] = [Log(terminal=sys.stderr.isatty(), daemon=True), board]
-    service = Service(config_path, board, listeners, Systemd(os.environ))
+    watchers = Watchers(board, listeners, lambda _: (b"", "text/plain"), Systemd(os.environ))
+    service = Service(config_path, watchers)
     with politely(service.halt, code=OK), _hangups(service):
         service.start()
         try:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from threading import Thread
+
+import httpx
+import pytest
 
 from rotator.sandbox import Fault, Faults, SandboxConfig
 from tests.lab import Lab, lab
@@ -45,6 +49,9 @@ class Daemon:
 @contextmanager
 def daemon(bench: Lab, **environment: str) -> Iterator[Daemon]:
     """Run it as users do; what is left of it afterwards is killed."""
+    text = bench.config_path.read_text()
+    if "[server]" not in text:
+        bench.config_path.write_text(f'{text}\n[server]\nlisten = "127.0.0.1:0"\n')
     command = [sys.executable, "-m", "rotator", "run", "--config", str(bench.config_path)]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | environment
@@ -166,3 +173,63 @@ def test_bad_configs_and_credentials(tmp_path: Path) -> None:
             assert running.ended() == 2
         assert "did you mean 'max_age'" in "".join(running.lines)
         assert not (tmp_path / "rotator.db").exists()
+
+
+def url_of(running: Daemon) -> str:
+    """Return where it serves, as it said itself."""
+    running.until(lambda: bool(running.said("daemon_started")))
+    return running.said("daemon_started")[0]["message"].rpartition(" ")[2]
+
+
+def test_serves(tmp_path: Path) -> None:
+    """Probes, metrics, health and page answer while it runs, and nobody listens afterwards."""
+    with lab(tmp_path, jumping=False) as bench, daemon(bench) as running:
+        url = url_of(running)
+        running.until(lambda: bool(running.said("sweep_finished")))
+        for path in ("livez", "readyz", "healthz", "metrics", ""):
+            assert httpx.get(url + path).status_code == 200
+        assert "svc-" in httpx.get(url).text
+        running.process.send_signal(signal.SIGTERM)
+        assert running.ended() == 0, running.lines
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url + "livez")
+
+
+def test_a_journal_that_cannot_be_written_is_not_ready(tmp_path: Path) -> None:
+    """Readiness follows what it needs to take on work; it stays alive."""
+    with lab(tmp_path, jumping=False) as bench, daemon(bench) as running:
+        url = url_of(running)
+        running.until(lambda: bool(running.said("sweep_finished")))
+        (tmp_path / "audit.jsonl").rename(tmp_path / "audit.1")
+        (tmp_path / "audit.jsonl").mkdir()
+        running.until(lambda: httpx.get(url + "readyz").status_code == 503)
+        assert "audit" in httpx.get(url + "readyz").text
+        assert httpx.get(url + "livez").status_code == 200
+
+
+def test_the_address_can_be_changed_and_a_taken_one_is_refused(tmp_path: Path) -> None:
+    """A reload moves the server; an address that is in use leaves everything as it was; at the start it is exit 2."""
+    with lab(tmp_path, jumping=False) as bench, socket.create_server(("127.0.0.1", 0)) as taken:
+        busy = f"127.0.0.1:{taken.getsockname()[1]}"
+        with daemon(bench) as running:
+            url = url_of(running)
+            running.until(lambda: bool(running.said("sweep_finished")))
+            rewrite(bench.config_path, "127.0.0.1:0", busy)
+            running.until(lambda: bool(running.said("config_refused")))
+            assert "in use" in running.said("config_refused")[0]["message"]
+            assert "config_refused" not in httpx.get(url + "readyz").text
+            rewrite(bench.config_path, busy, "[::1]:0")
+            running.until(lambda: len(running.said("config_loaded")) >= 3)
+            running.until(lambda: not answers(url))
+        rewrite(bench.config_path, "[::1]:0", busy)
+        with daemon(bench) as running:
+            assert running.ended() == 2
+        assert "server.listen" in "".join(running.lines)
+
+
+def answers(url: str) -> bool:
+    """Whether anybody listens there."""
+    try:
+        return httpx.get(url + "livez").status_code == 200
+    except httpx.TransportError:
+        return False
