@@ -34,6 +34,7 @@ _LOUD = frozenset(
         EventName.ROTATION_SUPERSEDED,
         EventName.ROTATION_UNSETTLED,
         EventName.SERVER_EXPOSED,
+        EventName.SERIES_OMITTED,
         EventName.SWEEP_FAILED,
         EventName.SWEEP_MISSED,
         EventName.TOKEN_GONE,
@@ -44,7 +45,9 @@ _LOUD = frozenset(
     }
 )
 # Of every sweep, also of one that does nothing: for the audit and the metrics. A daemon's log shows when it swept.
-_SILENT = frozenset({EventName.REQUEST_FINISHED, EventName.SWEEP_STARTED})
+_SILENT = frozenset(
+    {EventName.CREDENTIAL_READ, EventName.REQUEST_FINISHED, EventName.STEP_FINISHED, EventName.SWEEP_STARTED}
+)
 _ROUTINE = frozenset({EventName.CONFIG_LOADED, EventName.SWEEP_FINISHED})
 
 
