@@ -8,7 +8,7 @@ import pytest
 from rotator.errors import OutcomeUnknown, Permanent, Temporary
 from rotator.model import Mint, Place, Receipt
 from rotator.secret import Secret
-from rotator.testing.base import Behaviours, offered, trait
+from rotator.testing.base import Behaviours, lacking, offered, trait
 from rotator.testing.harness import Harness
 from rotator.testing.values import CANARY, ODD_SECRETS, OTHER, mint
 
@@ -210,7 +210,7 @@ class Deliveries(Behaviours):
         """Two keys of one object, written at the same time again and again, both hold what was delivered last."""
         sibling = trait(harness, "sibling")
         if sibling is None:
-            pytest.skip("the harness offers no sibling")
+            lacking(harness, "sibling")
         places = [self.place(harness), self.resolved(harness, sibling)]
         for number in range(ROUNDS):
             mints = [mint(f"{CANARY}{number}", 2 * number), mint(f"{OTHER}{number}", 2 * number + 1)]
