@@ -1,8 +1,8 @@
 """What a sink's author writes: the outside of the sink, as the kit needs it.
 
 The first five methods are needed. The others are hooks: each makes one more behaviour checkable. A hook that is
-missing, or returns None, skips its behaviour, and the report says so, with the reason that `lacks` gives. A harness need not inherit from `Harness`; who
-does gets every hook as "not offered".
+missing, or returns None, skips its behaviour, and the report says so, with the reason that `lacks` gives. A harness
+need not inherit from `Harness`; who does gets every hook as "not offered".
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class Harness(Protocol):
     largest_secret: int = 16384
     retry_after: timedelta | None = None
     sibling: dict[str, object] | None = None
-    lacks: Mapping[str, str] = {}  # noqa: RUF012 - nobody writes to it
+    lacks: Mapping[str, str] = {}
     outside_loggers: tuple[str, ...] = ()
     patience_s: float = 60.0
 

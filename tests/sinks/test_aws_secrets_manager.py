@@ -97,7 +97,8 @@ class SecretsHarness:
     def __init__(self, sink: Any, client: Any, aws: AwsServer, block: dict[str, object]) -> None:
         self.sink = sink
         self.block = block
-        self.sibling = None if block.get("format") == "raw" else {**block, "fields": {"other": "{secret}"}}
+        is_raw = block.get("format") == "raw"
+        self.sibling = {**block, **({"name": "{policy}/{name}-too"} if is_raw else {"fields": {"other": "{secret}"}})}
         self._client = client
         self._aws = aws
         self._number = "1.50"

@@ -105,7 +105,8 @@ class ParameterHarness:
     def __init__(self, sink: Any, client: Any, aws: AwsServer, block: dict[str, object]) -> None:
         self.sink = sink
         self.block = block
-        self.sibling = None if block.get("format") != "json" else {**block, "fields": {"other": "{secret}"}}
+        is_json = block.get("format") == "json"
+        self.sibling = {**block, **({"fields": {"other": "{secret}"}} if is_json else {"name": "/{policy}/{name}-too"})}
         self._client = client
         self._aws = aws
         self._number = "1.50"

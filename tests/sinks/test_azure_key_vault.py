@@ -115,7 +115,7 @@ class AzureHarness:
 
     kind = "azure_key_vault"
     retry_after = timedelta(seconds=7)
-    lacks: Mapping[str, str] = {  # noqa: RUF012 - as the protocol declares it
+    lacks: Mapping[str, str] = {
         "edited_meanwhile": "Key Vault's set takes no precondition, so of two versions at once the later one counts"
     }
 

@@ -101,7 +101,8 @@ class GcpHarness:
 
     def __init__(self, server: GcpServer, sink: Any, block: dict[str, object]) -> None:
         self.server, self.sink, self.block = server, sink, block
-        self.sibling = None if block.get("format") == "raw" else {**block, "fields": {"other": "{secret}"}}
+        is_raw = block.get("format") == "raw"
+        self.sibling = {**block, **({"secret": "raw-{name}-too"} if is_raw else {"fields": {"other": "{secret}"}})}
         self._neighbour, self._annotation = NEIGHBOUR, "kept"
 
     def read(self, place: Place) -> str | None:

@@ -89,10 +89,12 @@ class GitHubHarness:
     kind = "github_actions_secret"
     is_readable = False
     retry_after = timedelta(seconds=7)
+    neighbour = "theirs"
 
     def __init__(self, server: GitHubServer, sink: Any, token: Path, block: dict[str, object], folder: str) -> None:
         self.server, self.sink, self.block, self.folder = server, sink, block, folder
         self._token = token
+        self.sibling = {**block, "name": "SECOND_{name}"}
 
     def read(self, place: Place) -> str | None:
         """Read it as a workflow does."""
@@ -106,11 +108,12 @@ class GitHubHarness:
 
     def plant_neighbour(self, place: Place) -> None:
         """Set another secret."""
-        self.server.put(self.folder, "NEIGHBOUR", "theirs", visibility="all")
+        self.server.put(self.folder, "NEIGHBOUR", self.neighbour, visibility="all")
 
     def neighbour_is_whole(self, place: Place) -> bool:
         """Look at it."""
-        return self.server.folders[self.folder]["NEIGHBOUR"]["value"] == "theirs"
+        row = self.server.folders[self.folder]["NEIGHBOUR"]
+        return (row["value"], row["visibility"]) == (self.neighbour, "all")
 
     @contextmanager
     def broken(self, place: Place) -> Iterator[None]:
@@ -151,6 +154,18 @@ class GitHubHarness:
     def reads_fail(self, place: Place) -> AbstractContextManager[None]:
         """Fail what reads, also the key to seal with."""
         return self._failing(Fault("GET", reply=said(502, "theirs")))
+
+    @contextmanager
+    def edited_meanwhile(self, place: Place) -> Iterator[None]:
+        """Set the neighbour anew once the key to seal with was fetched."""
+
+        def edit() -> None:
+            self.neighbour = "edited"
+            self.plant_neighbour(place)
+
+        self.server.before_put.append(edit)
+        yield
+        assert not self.server.before_put
 
     def calls(self) -> int:
         """Count them."""
