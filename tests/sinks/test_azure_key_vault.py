@@ -421,6 +421,19 @@ def test_a_value_beyond_azures_size_is_refused(server: AzureServer, sink: Any) -
     assert not server.calls("PUT")
 
 
+def test_a_place_without_room_is_refused_before_the_rotation(server: AzureServer, sink: Any) -> None:
+    """Neighbours that leave a new value no room are found by the preflight, while the old token still lives."""
+    place = place_of(sink)
+    for filled, fits in ((25 * 1024 - 6000, True), (25 * 1024 - 4000, False), (25 * 1024 - 20, False)):
+        server.put(name_of(place), json.dumps({"theirs": "x" * filled}))
+        if fits:
+            sink.preflight(place)
+        else:
+            with raising_without_secret(Permanent, match="no room is left"):
+                sink.preflight(place)
+    assert not server.calls("PUT")
+
+
 def test_preflight_and_reading_write_nothing(server: AzureServer, sink: Any) -> None:
     """Both only ask; a missing secret or key is Key Vault's own word."""
     place = place_of(sink)
@@ -537,6 +550,24 @@ def test_the_clients_secret_is_read_at_every_login(server: AzureServer, pem: Pat
     for call in (sink.preflight, lambda place: sink.deliver(place, mint())):
         with raising_without_secret(CredentialRejected, match="env:X is not set"):
             call(place_of(sink))
+    sink.close()
+
+
+def test_a_renewed_credential_is_used_at_the_next_login(server: AzureServer, pem: Path, tmp_path: Path) -> None:
+    """Once the vault takes the old one no more, what is mounted now is read, without a restart."""
+    path = tmp_path / "credential"
+    path.write_text("right")
+    vault = Vault(server.url, str(pem), timedelta(seconds=1), verify_challenge=False)
+    azure = KeyVault("vault", vault, lambda: Static(path.read_text()))
+    sink = AZURE.AzureKeyVaultSink("vault", server.url, azure)
+    place = place_of(sink)
+    sink.deliver(place, mint())
+    path.write_text("renewed")
+    assert sink.read_back(place).secret == Secret(CANARY)
+    server.token = "renewed"
+    with raising_without_secret(CredentialRejected):
+        sink.read_back(place)
+    assert sink.read_back(place).secret == Secret(CANARY)
     sink.close()
 
 

@@ -330,6 +330,21 @@ def test_a_key_that_was_replaced_is_fetched_anew(server: GitHubServer, sink: Any
     assert len(server.calls("PUT")) == 4
 
 
+@pytest.mark.parametrize("status", [200, 202, 203, 206])
+@pytest.mark.parametrize("body", [b"<html>theirs</html>", b"", b"{}"])
+def test_only_githubs_own_success_is_a_delivery(server: GitHubServer, sink: Any, status: int, body: bytes) -> None:
+    """A put is answered with 201 or 204: any other success is that of a box on the way, and nothing was delivered."""
+    place = place_of(sink)
+    folder, name = BLOCKS["repository"][1], place.location.partition("#")[2]
+    server.put(folder, name, OTHER)
+    server.faults.append(Fault("PUT", reply=Reply(status, body)))
+    with raising_without_secret(Permanent, OutcomeUnknown, match="check api_url"):
+        sink.deliver(place, mint())
+    assert server.folders[folder][name]["value"] == OTHER
+    sink.deliver(place, mint())
+    assert server.folders[folder][name]["value"] == CANARY
+
+
 def test_keys_are_not_kept_between_deliveries(server: GitHubServer, sink: Any) -> None:
     """GitHub may replace its key at any time, and nobody notices."""
     place = place_of(sink)

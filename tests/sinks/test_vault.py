@@ -317,6 +317,15 @@ def two(outside: Outside, tmp_path: Path) -> Iterator[VaultHarness]:
     outside.ask("DELETE", f"sys/mounts/{made.mount}")
 
 
+@pytest.fixture
+def one(outside: Outside, tmp_path: Path) -> Iterator[VaultHarness]:
+    """KV version 1."""
+    made = VaultHarness(outside, tmp_path, 1, {})
+    yield made
+    made.sink.close()
+    outside.ask("DELETE", f"sys/mounts/{made.mount}")
+
+
 def place_of(sink: Sink, name: str = "svc-airflow", **block: object) -> Place:
     """Return where the block writes for a token of this name."""
     return sink.resolve(sinks.checked(VAULT.DeliveryOptions, block), facts(name=name))
@@ -632,6 +641,21 @@ def test_what_a_proxy_answers_is_not_vaults_word(
         two.sink.deliver(place, mint())
     assert type(caught.value) is write
     assert not any("elsewhere" in path for _, path, _ in vault.seen)
+
+
+@fake_only
+@pytest.mark.parametrize("body", [b"<html>theirs</html>", b"", b"{}", b"[]"])
+def test_a_page_is_no_word_of_a_write_to_kv1(one: VaultHarness, vault: Vault, body: bytes) -> None:
+    """Version 1 answers a write with nothing at all, but a success of a proxy proves none: it is open."""
+    place = place_of(one.sink)
+    one.write(place, OTHER)
+    vault.faults = Faults((200, body, {"Content-Type": "text/html"}), only=one.mount, method="POST")
+    with raising_without_secret(OutcomeUnknown):
+        one.sink.deliver(place, mint())
+    vault.faults = Faults()
+    assert one.read(place) == OTHER
+    one.sink.deliver(place, mint())
+    assert one.read(place) == CANARY
 
 
 @fake_only
