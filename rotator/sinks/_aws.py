@@ -168,6 +168,10 @@ class Content:
         found = _json.value(current.encoded(), secret_key(self.fields))
         return Secret(found) if found else None
 
+    def is_all(self, current: Secret) -> bool:
+        """Whether nothing stands there but what this delivery writes."""
+        return not self.fields or _json.keys(current.encoded()) <= set(self.fields)
+
 
 def tags_of(content: Content, tags: Mapping[str, str], mint: Mint | None) -> list[dict[str, str]]:
     """Return the tags of a write: one says which mint, so that several keys of one object can each have theirs.
