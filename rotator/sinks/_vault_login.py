@@ -103,8 +103,13 @@ class Login:
                 self._session = self._renewed(self._session) or self._made(where, self._session.number + 1)
             return self._session
 
-    def again(self, dead: Session, where: str) -> Session:
-        """Return the session after one that is dead; another thread may have made it already.
+    def again(self, dead: Session, where: str, *, lives: bool = False) -> Session:
+        """Return the session after one that seems dead; another thread may have made it already.
+
+        Args:
+            dead: The one that Vault does not show.
+            where: The place, for errors.
+            lives: Whether it certainly was good a moment ago: then it is returned itself if there is no other.
 
         Raises:
             CredentialRejected: The reference still yields the dead token.
@@ -113,8 +118,13 @@ class Login:
         with self._lock:
             if self._session is None or self._session.number == dead.number:
                 made = self._made(where, dead.number + 1)
+                if made.token == dead.token and lives:
+                    return dead
                 if made.token == dead.token:
-                    raise CredentialRejected(f"{where}: Vault does not accept the token any more; {self._fix}")
+                    raise CredentialRejected(
+                        f"{where}: Vault does not accept the token any more; {self._fix}"
+                        " (one that lives needs the `default` policy, to be able to look itself up)"
+                    )
                 self._session = made
             return self._session
 

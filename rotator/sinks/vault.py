@@ -309,18 +309,26 @@ class VaultSink:
             raise OutcomeUnknown(f"{problems[0]} (the secret is written, what belongs beside it perhaps not)")
 
     def _asking(self, where: str) -> kv.Ask:
-        """Return what sends requests as us, and logs in again once if our token turns out to be dead."""
+        """Return what sends requests as us, and logs in again once if our token turns out to be dead.
+
+        A token without the `default` policy may not look itself up and so seems dead; that it lives is known if it was
+        good for something a moment ago.
+        """
+        good: set[int] = set()
 
         def ask(call: Call) -> Answer:
             line, login = self._talking()
             session = login.session(where)
             answer = line.send(call, session.token)
+            if isinstance(answer, Answer) and answer.status in (200, 204):
+                good.add(session.number)
             if isinstance(answer, Answer) and answer.status == 403 and answer.errors is not None:
                 alive = login.is_alive(session)
                 if isinstance(alive, Failure):
                     raise failed(alive, where)
                 if not alive:
-                    answer = line.send(call, login.again(session, where).token)
+                    fresh = login.again(session, where, lives=session.number in good)
+                    answer = line.send(call, fresh.token) if fresh is not session else answer
             if isinstance(answer, Failure):
                 raise failed(answer, where)
             if answer.status == 401:

@@ -906,8 +906,13 @@ def test_a_token_without_the_default_policy_works(two: VaultHarness) -> None:
     place = place_of(two.sink)
     two.sink.deliver(place, mint())
     assert two.read(place) == CANARY
-    with raising_without_secret(CredentialRejected, Forbidden):
-        two.sink.preflight(place)  # asking for capabilities is of the default policy
+    with raising_without_secret(Forbidden, match="may not ask what it may do; attach Vault's `default` policy"):
+        two.sink.preflight(place)
+    two.outside.policy(two.name, {**two.rules, "sys/capabilities-self": "update"})
+    two.sink.preflight(place)
+    two.outside.ask("POST", "auth/token/revoke", {"token": token})
+    with raising_without_secret(CredentialRejected, match="any more; .*needs the `default` policy"):
+        two.sink.preflight(place)
 
 
 class Clock:
