@@ -292,8 +292,16 @@ def test_a_version_is_named_by_its_mint_and_the_last_is_kept(sink: Any, client: 
     assert sink.deliver(place, a_mint()).version == ID
     assert aws.staged("svc")[old] == ["AWSPREVIOUS"]
     assert set(aws.staged("svc")[ID]) == {"rotator", "AWSCURRENT"}
-    assert sink.read_back(place).mint_id == ID
     assert client.get_secret_value(SecretId="svc", VersionStage="AWSPREVIOUS")["SecretString"] == '{"a": 1.50}'
+
+
+def test_a_version_names_the_mint_of_no_other_key(sink: Any) -> None:
+    """The version is named after who wrote last: that is the mint of a key only while no other stands beside it."""
+    place, beside = (place_of(sink, name="shared", create=True, fields={key: "{secret}"}) for key in ("a", "b"))
+    sink.deliver(place, a_mint())
+    assert sink.read_back(place).mint_id == ID
+    sink.deliver(beside, a_mint(OTHER, ID[::-1]))
+    assert [sink.read_back(one).mint_id for one in (place, beside)] == ["", ""]
 
 
 def test_versions_of_many_mints_have_one_current(sink: Any, client: Any, aws: AwsServer) -> None:

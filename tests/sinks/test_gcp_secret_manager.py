@@ -298,6 +298,22 @@ def test_the_version_before_is_disabled_where_wanted(server: GcpServer, sink: An
     assert versions[-1]["state"] == "ENABLED"
 
 
+def test_only_the_version_that_was_replaced_is_disabled(server: GcpServer, sink: Any) -> None:
+    """What stood before a value that was found there is nobody's of ours; what could not be disabled is later."""
+    place = place_of(sink, disable_previous=True)
+    server.put(name_of(place), b'{"token": "older"}')
+    server.put(name_of(place), json.dumps({"token": CANARY}).encode())
+    sink.deliver(place, mint())
+    states = [row["state"] for row in server.secrets[name_of(place)]["versions"]]
+    assert states == ["ENABLED", "ENABLED"]
+    server.faults.append(Fault("POST", ":disable", said(500)))
+    with raising_without_secret(OutcomeUnknown):
+        sink.deliver(place, mint(f"{CANARY}-new", 2))
+    sink.deliver(place, mint(f"{CANARY}-new", 2))
+    states = [row["state"] for row in server.secrets[name_of(place)]["versions"]]
+    assert states == ["ENABLED", "DISABLED", "ENABLED"]
+
+
 def test_a_write_without_an_answer_makes_no_second_version(server: GcpServer, sink: Any) -> None:
     """An add that took effect unseen is found by its value when it is delivered again."""
     place = place_of(sink, create=True)
