@@ -1,13 +1,16 @@
 """The endpoints over real sockets: answers, headers, bounds, and an end that leaves nothing behind."""
 
+import asyncio
 import gzip
 import json
 import os
 import socket
 import threading
 import time
+from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,6 +20,8 @@ from rotator.config import load
 from rotator.engine.standing import standings
 from rotator.errors import ConfigError
 from rotator.server import edge, serve
+from rotator.server.address import Address
+from rotator.server.application import Application
 from tests.lab import lab
 from tests.server import boards
 from tests.server.calling import METRICS, Daemon, connected, drained, exchanged, served
@@ -172,6 +177,32 @@ def test_an_answer_that_hangs_holds_up_no_other() -> None:
             assert drained(hanging).endswith(b"ok\n")
     finally:
         gate.set()
+
+
+def test_an_answer_that_takes_too_long_is_given_up() -> None:
+    """Whoever asks an endpoint that hangs is told so in time; when it works again, so does the endpoint."""
+    gate = threading.Event()
+    daemon = Daemon(hook=lambda what: what == "ready" and gate.wait(20) and None)
+    app = Application(daemon.endpoints(), Address("127.0.0.1", 1), (), patience_s=0.05)
+
+    async def ask() -> list[int]:
+        statuses: list[int] = []
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        scope = {"type": "http", "method": "GET", "path": "/readyz", "headers": []}
+        for _ in range(3):
+            await app(scope, None, send)
+        gate.set()
+        while statuses[-1] != 200:
+            await app(scope, None, send)
+        return statuses
+
+    statuses = asyncio.run(ask())
+    app.close()
+    assert statuses[:3] == [503, 503, 503]
+    assert statuses[-1] == 200
 
 
 def test_a_head_that_is_too_large_is_refused() -> None:
