@@ -59,9 +59,9 @@ class Publisher:
 
 def _board(config: Config) -> Board:
     now = SystemClock().now()
-    board = Board(now, config.metrics.max_tokens)
+    board, kinds = Board(now), {name: sink.kind for name, sink in config.sinks.items()}
     providers = {name: table.type for name, table in config.providers.items()}
-    board.configure(config.policies, providers, {name: sink.kind for name, sink in config.sinks.items()}, now)
+    board.configure(config.policies, providers, kinds, now, max_series=config.metrics.max_tokens)
     return board
 
 

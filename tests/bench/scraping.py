@@ -27,9 +27,9 @@ def run() -> None:
 
 def scraped(tokens: int) -> None:
     """Print what one size costs."""
-    board = Board(NOW, tokens)
-    metrics = Metrics(board, lambda: NOW, lambda _: None, tokens)
-    board.configure((), {"astro": "astro"}, {}, NOW)
+    board = Board(NOW)
+    metrics = Metrics(board, lambda: NOW, lambda _: None)
+    board.configure((), {"astro": "astro"}, {}, NOW, max_series=tokens)
     board.take("astro", [standing(number) for number in range(tokens)], NOW)
     registry = CollectorRegistry()
     gauges = [Gauge(f"token_{n}", "A gauge.", ("policy", "token_id", "name"), registry=registry) for n in range(4)]
@@ -42,8 +42,9 @@ def scraped(tokens: int) -> None:
     waits_ms = waiting_ms(metrics, board)
     print(
         f"scrape: {tokens * SERIES_A_TOKEN:,} series of {tokens:,} tokens in {ours:.0f} ms = {ours / theirs:.2f} x"
-        f" gauges of prometheus_client ({theirs:.0f} ms); {size / 1e6:.1f} MB; an event meanwhile:"
-        f" median {waits_ms[0]:.2f} ms, worst {waits_ms[1]:.0f} ms"
+        f" gauges of prometheus_client ({theirs:.0f} ms); {size / 1e6:.1f} MB;"
+        f" an event meanwhile: median {waits_ms[0]:.2f} ms,"
+        f" worst {waits_ms[1]:.0f} ms"
     )
 
 
