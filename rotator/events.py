@@ -58,6 +58,7 @@ class EventName(StrEnum):
     TOKEN_REQUEST_IN_DOUBT = "token_request_in_doubt"
     EXPIRY_UNMOVED = "expiry_unmoved"
     AUDIT_FAILED = "audit_failed"
+    AUDIT_LINES_MISSING = "audit_lines_missing"
     JOURNAL_FAILED = "journal_failed"
     ERASURE_DELAYED = "erasure_delayed"
     REQUEST_FINISHED = "request_finished"
@@ -70,6 +71,8 @@ class Event:
     Attributes:
         at: UTC.
         message: A sentence in our own words; untrusted text in it was escaped by whoever built it.
+        deadline: By when the policy wanted it rotated, UTC: its limit without the jitter that spreads work.
+        expires_at: When the old secret expires, UTC.
         duration_s: Of the step that ended with this event, in seconds.
     """
 
@@ -89,4 +92,6 @@ class Event:
     step: Step | None = None
     error: str = ""
     message: str = ""
+    deadline: datetime | None = None
+    expires_at: datetime | None = None
     duration_s: float | None = None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _LOUD = frozenset(
     {
         EventName.AUDIT_FAILED,
+        EventName.AUDIT_LINES_MISSING,
         EventName.CREDENTIAL_EXPIRING,
         EventName.DELIVERY_FAILED,
         EventName.DRIFT_FOUND,
