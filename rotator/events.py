@@ -59,6 +59,7 @@ class EventName(StrEnum):
     EXPIRY_UNMOVED = "expiry_unmoved"
     AUDIT_FAILED = "audit_failed"
     AUDIT_LINES_MISSING = "audit_lines_missing"
+    AUDIT_SHIPPING_FAILED = "audit_shipping_failed"
     JOURNAL_FAILED = "journal_failed"
     ERASURE_DELAYED = "erasure_delayed"
     REQUEST_FINISHED = "request_finished"

@@ -5,8 +5,8 @@ first `prev_hash` is 64 zeros. Lines never hold a secret; all text is ASCII-esca
 line or reach a terminal.
 """
 
-from rotator.audit.chain import GENESIS, Head, canonical
+from rotator.audit.chain import GENESIS, Head, Shipped, canonical
 from rotator.audit.verifying import Verification, verify
 from rotator.audit.writing import AuditFile, AuditStream, Author
 
-__all__ = ["GENESIS", "AuditFile", "AuditStream", "Author", "Head", "Verification", "canonical", "verify"]
+__all__ = ["GENESIS", "AuditFile", "AuditStream", "Author", "Head", "Shipped", "Verification", "canonical", "verify"]

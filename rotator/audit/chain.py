@@ -21,6 +21,19 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class Shipped:
+    """How far the receiver of an audit trail has come.
+
+    Attributes:
+        head: The last line that it acknowledged.
+        offered: The last one of a request whose answer was not seen; 0 if there is none.
+    """
+
+    head: Head
+    offered: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """A line that is whole: its hash fits what it says.
 

@@ -88,7 +88,10 @@ def sweep(
             return show_plan(app, policies, as_json=as_json)
         ask = sys.stdin.isatty() and not yes
         reports = run(app, policies, accept, ask=ask, bar=bar)
-        return finish(reports, as_json=as_json)
+        code = finish(reports, as_json=as_json)
+        if app.shipper is not None and not app.stop.is_set():
+            app.shipper.ship()  # its failures are told, and change no exit code
+        return code
 
 
 def run(
