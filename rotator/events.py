@@ -74,6 +74,7 @@ class Event:
         message: A sentence in our own words; untrusted text in it was escaped by whoever built it.
         deadline: By when the policy wanted it rotated, UTC: its limit without the jitter that spreads work.
         expires_at: When the old secret expires, UTC.
+        tokens: How many a policy owns, as its sweep found.
         duration_s: Of the step that ended with this event, in seconds.
     """
 
@@ -95,4 +96,5 @@ class Event:
     message: str = ""
     deadline: datetime | None = None
     expires_at: datetime | None = None
+    tokens: int | None = None
     duration_s: float | None = None

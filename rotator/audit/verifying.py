@@ -54,7 +54,7 @@ class Walk:
             ConfigError: A file cannot be read.
         """
         before: Head | None = None
-        self.sources = sorted(self.sources, key=_first_seq)
+        self.sources = sorted(self.sources, key=lambda source: (_first_seq(source), source.name))
         for source in self.sources:
             for number, raw in enumerate(source.lines(), 1):
                 line = "the file cannot be unpacked from here on" if raw is CUT_SHORT else parsed(raw)

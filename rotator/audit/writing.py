@@ -156,6 +156,7 @@ def _record(event: Event, head: Head, author: Author) -> dict[str, object]:
         "error": event.error,
         "deadline": event.deadline and stamp(event.deadline),
         "expires_at": event.expires_at and stamp(event.expires_at),
+        "tokens": event.tokens,
         "message": _sound(event.message),
     }
     return {key: value for key, value in record.items() if value} | {"prev_hash": head.hash}
