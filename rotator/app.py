@@ -12,6 +12,7 @@ from typing import TextIO, cast
 
 from rotator import sinks
 from rotator.audit import AuditFile, AuditStream, Author
+from rotator.audit.shipping import Receiver, Shipper
 from rotator.clock import SystemClock
 from rotator.config import Config
 from rotator.credentials import Reference
@@ -21,13 +22,15 @@ from rotator.errors import ConfigError
 from rotator.events import Event, EventName
 from rotator.journal.sealing import KeySource
 from rotator.journal.sqlite import Reader, SqliteJournal, open_journal
-from rotator.logs import StandardError
+from rotator.logs import StandardError, StandardOutput
 from rotator.model import Policy, Rotation
 from rotator.planning import lineage_state
 from rotator.ports import Clock, Emit, Journal, OwnCredential, Sink
 from rotator.providers.astro.http import Endpoint
 from rotator.providers.astro.provider import AstroProvider, AstroSettings
 from rotator.stores import Stores
+
+DAEMON = "run"  # the actor of `rotator run`
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class App:
         homeless: Open rotations of providers that the config no longer knows.
         reader: The journal's reading half, also when the command may not write.
         stop: Set to end every pause; the desks have a `stop` of their own, for claiming.
+        shipper: Of the audit trail; None where no receiver is configured or nothing is written.
     """
 
     config: Config
@@ -48,6 +52,7 @@ class App:
     emit: Emit
     clock: Clock
     stop: threading.Event
+    shipper: Shipper | None = None
 
     def halt(self) -> None:
         """Claim nothing more and end every pause; what has begun is finished or journalled."""
@@ -108,8 +113,10 @@ def opened(
         else:
             journal = Reader(config.journal_path, key_source(config, stores))
         stack.callback(journal.close)
+        shipper = None
         if isinstance(journal, SqliteJournal):
             note(journal, emit, _loaded(config, clock))
+            shipper = shipper_of(config, journal, stores, clock, emit)
         built: dict[str, Sink] = {}
         for name, chosen in config.sinks.items():
             built[name] = sinks.load(chosen.kind).build(name, chosen.options, config.folder)
@@ -127,7 +134,7 @@ def opened(
                 stack.callback(made.close)
                 desks.append(desk)
         homeless = tuple(rotation for rotation in unfinished if rotation.provider not in config.providers)
-        yield App(config, tuple(desks), homeless, journal, emit, clock, stop)
+        yield App(config, tuple(desks), homeless, journal, emit, clock, stop, shipper)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +216,9 @@ def _journal(config: Config, actor: str, emit: Emit, clock: Clock, stores: Store
         config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError.of("state_dir", f"cannot make {config.state_dir}: {error.strerror}") from None
-    trail = AuditStream(cast("TextIO", StandardError()), author) if path is None else AuditFile(path, author)
+    # The daemon's standard output is nobody else's; that of every other command is for its results.
+    stream = StandardOutput() if actor == DAEMON else StandardError()
+    trail = AuditStream(cast("TextIO", stream), author) if path is None else AuditFile(path, author)
 
     def failed(message: str) -> None:
         emit(Event(name=EventName.AUDIT_FAILED, at=clock.now(), message=message))
@@ -220,6 +229,17 @@ def _journal(config: Config, actor: str, emit: Emit, clock: Clock, stores: Store
 def _loaded(config: Config, clock: Clock) -> Event:
     said = f"the config file has the SHA-256 {config.digest}"
     return Event(name=EventName.CONFIG_LOADED, at=clock.now(), message=said)
+
+
+def shipper_of(config: Config, journal: SqliteJournal, stores: Stores, clock: Clock, emit: Emit) -> Shipper | None:
+    """Return what ships the audit trail to its HTTP receiver; None if none is configured. Nothing is contacted yet."""
+    table, path = config.audit.http, config.audit_path
+    if table is None or path is None:
+        return None
+    reference = Reference.parse(table.token) if table.token else None
+    token = None if reference is None else lambda: stores.read(reference)
+    bundle = str(config.folder / Path(table.ca_bundle).expanduser()) if table.ca_bundle else ""
+    return Shipper(path, Receiver(table.url, token, bundle, table.batch, table.timeout), journal, clock, emit)
 
 
 def key_source(config: Config, stores: Stores) -> KeySource:

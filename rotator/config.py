@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from rotator import sinks
+from rotator.audit.shipping import checked_url
 from rotator.credentials import FORMS, Reference
 from rotator.errors import ConfigError, Problem
 from rotator.model import Brake, Delivery, Grade, Policy, Scope, Select, Share, Strategy, Wave, When
@@ -34,6 +35,7 @@ _JOB = r"^[A-Za-z0-9_.:-]+$"
 _REFERENCES = (
     "credential", "key", "token", "role_id", "secret_id", "jwt", "pushgateway", "pushgateway_password",
 )  # fmt: skip
+_UNSAID = ("sinks.", "audit.http.")  # a URL may hold a secret in its path
 _SHORTEST_IDLE = timedelta(days=7)
 _ALL = Wave(share=1.0)
 _ANY_ZONE = ZoneInfo("UTC")  # whether a text is a schedule or a window is the same in every zone
@@ -167,6 +169,12 @@ def _textfile(value: object) -> object:
     return value
 
 
+def _receiver(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError("must be a URL such as https://audit.example.com/rotator")
+    return checked_url(value)
+
+
 Duration = Annotated[timedelta, BeforeValidator(_positive, json_schema_input_type=str)]
 Ahead = Annotated[timedelta | Share, BeforeValidator(_ahead, json_schema_input_type=str)]
 Percent = Annotated[float, BeforeValidator(_percent, json_schema_input_type=str)]
@@ -183,6 +191,7 @@ ListenText = Annotated[str, BeforeValidator(_listen, json_schema_input_type=str)
 HostName = Annotated[str, AfterValidator(_name)]
 GatewayUrl = Annotated[str, BeforeValidator(_gateway, json_schema_input_type=str)]
 TextFile = Annotated[str, BeforeValidator(_textfile, json_schema_input_type=str)]
+ReceiverUrl = Annotated[str, BeforeValidator(_receiver, json_schema_input_type=str)]
 CredentialReferences = Annotated[list[str], BeforeValidator(_references, json_schema_input_type=str | list[str])]
 
 
@@ -230,10 +239,21 @@ class JournalTable(_Table):
     key: SecretReference = "file:rotator.key"
 
 
+class AuditHttpTable(_Table):
+    """`[audit.http]`: a receiver that gets every line of the audit file as well."""
+
+    url: ReceiverUrl
+    token: SecretReference | None = None
+    ca_bundle: str = ""
+    batch: Annotated[int, Field(ge=1, le=10_000)] = 500
+    timeout: Duration = timedelta(seconds=30)
+
+
 class AuditTable(_Table):
     """`[audit]`."""
 
     path: Annotated[str, Field(min_length=1)] = "audit.jsonl"
+    http: AuditHttpTable | None = None
 
 
 class ServerTable(_Table):
@@ -570,6 +590,8 @@ def _gateway_problems(table: MetricsTable) -> Iterable[Problem]:
 
 def _cross_problems(file: File) -> Iterable[Problem]:
     yield from _gateway_problems(file.metrics)
+    if file.audit.http is not None and file.audit.path == "-":
+        yield Problem("audit.http", 'ships lines from a file, which survives a restart: set audit.path to one, not "-"')
     for name, table in file.policies.items():
         provider = file.providers.get(table.provider or next(iter(file.providers)))
         if provider is None or provider.api_version != "v1alpha1":
@@ -637,7 +659,7 @@ def _problem(row: Any, model: type[BaseModel], where: tuple[str, ...]) -> Proble
     said = row["msg"].removeprefix("Value error, ")
     found = row["input"]
     # Never repeat what stands where a reference belongs: it may be the secret itself.
-    secret = where[:1] == ("sinks",) or (location and location[-1] in _REFERENCES)
+    secret = path.startswith(_UNSAID) or (location and location[-1] in _REFERENCES)
     shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) and not secret else ""
     return Problem(path, f"{said}{'' if repr(found) in said else shown}")
 

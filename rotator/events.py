@@ -64,6 +64,8 @@ class EventName(StrEnum):
     TOKEN_REQUEST_IN_DOUBT = "token_request_in_doubt"
     EXPIRY_UNMOVED = "expiry_unmoved"
     AUDIT_FAILED = "audit_failed"
+    AUDIT_LINES_MISSING = "audit_lines_missing"
+    AUDIT_SHIPPING_FAILED = "audit_shipping_failed"
     JOURNAL_FAILED = "journal_failed"
     ERASURE_DELAYED = "erasure_delayed"
     REQUEST_FINISHED = "request_finished"
@@ -98,6 +100,9 @@ class Event:
         message: A sentence in our own words; untrusted text in it was escaped by whoever built it.
         channel: The `[notifications.X]` that was told.
         hook: The hook that ran, by its name.
+        deadline: By when the policy wanted it rotated, UTC: its limit without the jitter that spreads work.
+        expires_at: When the old secret expires, UTC.
+        tokens: How many a policy owns, as its sweep found.
         duration_s: Of the step that ended with this event, in seconds.
         waited_s: How long a request waited for its turn before it left, in seconds.
         skew_s: How far the API's clock is ahead of ours, by its latest answer, in seconds.
@@ -124,6 +129,9 @@ class Event:
     message: str = ""
     channel: str = ""
     hook: str = ""
+    deadline: datetime | None = None
+    expires_at: datetime | None = None
+    tokens: int | None = None
     duration_s: float | None = None
     waited_s: float | None = None
     skew_s: float | None = None

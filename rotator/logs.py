@@ -19,6 +19,8 @@ _LOUD = frozenset(
     {
         EventName.AUDIT_FAILED,
         EventName.CONFIG_REFUSED,
+        EventName.AUDIT_LINES_MISSING,
+        EventName.AUDIT_SHIPPING_FAILED,
         EventName.CREDENTIAL_EXPIRING,
         EventName.DELIVERY_FAILED,
         EventName.DRIFT_FOUND,
@@ -61,6 +63,18 @@ class StandardError:
     def flush(self) -> None:
         """Write what is buffered."""
         sys.stderr.flush()
+
+
+class StandardOutput:
+    """Standard output as it is at each write."""
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        return sys.stdout.write(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        sys.stdout.flush()
 
 
 class Log:

@@ -6,7 +6,7 @@ clock, a network, a sleep or dice. Jitter is a hash, so that every replica and e
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -363,6 +363,15 @@ def due_moments(token: Token, policy: Policy, lineage: Lineage | None) -> list[t
         age = when.max_age * shift
         rows.append((Reason.MAX_AGE, made + age, f"its secret is from {stamp(made)}, older than {spoken(age)}"))
     return rows
+
+
+def deadline(token: Token, policy: Policy, lineage: Lineage | None) -> datetime | None:
+    """Return by when a policy wants a token rotated: its limits without the jitter, which only spreads work.
+
+    None if no limit ever comes.
+    """
+    moments = due_moments(token, replace(policy, jitter=0.0), lineage)
+    return min((at for reason, at, _ in moments if reason is not Reason.EMERGENCY), default=None)
 
 
 def never_due(reason: Reason, token: Token, policy: Policy, lineage: Lineage | None) -> str:

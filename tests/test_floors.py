@@ -14,6 +14,7 @@ FLOORS = [
     ("rotator.timing", 0), ("rotator.schedule", 0),
     ("rotator.claims", 1), ("rotator.templates", 1), ("rotator.planning", 1), ("rotator.simulation", 1),
     ("rotator.drift", 1), ("rotator.explaining", 1), ("rotator.marker", 1),
+    ("rotator.audit.chain", 1), ("rotator.audit.report", 1), ("rotator.audit.rendering", 1),
     ("rotator.ports", 2),
     ("rotator.providers", 3), ("rotator.sinks", 3), ("rotator.journal", 3), ("rotator.audit", 3),
     ("rotator.credentials", 3), ("rotator.clock", 3), ("rotator.logs", 3), ("rotator.recent", 3),

@@ -38,7 +38,7 @@ _COMMANDS = {
     "history": "rotator.cli.showing:history",
     "explain": "rotator.cli.explain:explain",
     "tokens": "rotator.cli.tokens:tokens",
-    "audit": "rotator.cli.showing:audit",
+    "audit": "rotator.cli.audit:audit",
     "schema": "rotator.cli.check:schema",
 }
 _HELP = {
@@ -56,7 +56,7 @@ _HELP = {
     "history": "Show what happened to a token.",
     "explain": "Show which policy matches a token, and what each condition says now.",
     "tokens": "List, get, create, update, delete or rotate tokens by hand.",
-    "audit": "Prove the audit trail.",
+    "audit": "Prove the audit trail, and report from it.",
     "schema": "Print the JSON Schema of the config.",
 }
 

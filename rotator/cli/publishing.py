@@ -1,7 +1,7 @@
-"""After a command that changed something: show its metrics to a Pushgateway or a node-exporter, if the config says so.
+"""After a command that changed something: its metrics go to a Pushgateway or a node-exporter, its audit to a receiver.
 
-Whatever becomes of that, it is said on standard error and never changes the exit code. Without `[metrics]` nothing is
-imported, listed or sent.
+Both only if the config says so, and whatever becomes of it, that is said on standard error and never changes the exit
+code. Without `[metrics]` nothing is imported, listed or sent.
 """
 
 from collections.abc import Iterator
@@ -41,9 +41,12 @@ class Publisher:
         try:
             yield
         finally:
-            if self._board is not None and not app.stop.is_set():
+            if not app.stop.is_set():
                 with suppress(OSError):  # whoever read standard error is gone
-                    self._published(app, self._board)
+                    if self._board is not None:
+                        self._published(app, self._board)
+                if app.shipper is not None:
+                    app.shipper.ship()  # what becomes of it is told as an event
 
     def _published(self, app: App, board: Board) -> None:
         from rotator.metrics.batch import publish  # noqa: PLC0415 - loads prometheus_client, only where it is wanted

@@ -1,13 +1,12 @@
-"""`history`, `audit`: what was, and the proof of it."""
+"""`history`: what was."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from rotator.audit import Head, verify
 from rotator.cli import render
-from rotator.cli.main import FAILED, OK, config_option
+from rotator.cli.main import OK, config_option
 from rotator.cli.words import token_words
 from rotator.config import load
 from rotator.events import Event
@@ -70,39 +69,3 @@ def _print_event(event: Event) -> None:
     about = f"{event.token_name} ({event.token_id})" if event.token_id else event.policy
     line = f"{render.moment(event.at)}  {event.name:<26} {about}{where}{said}"
     click.echo(visible(line, 500))
-
-
-@click.group()
-def audit() -> None:
-    """Prove the audit trail."""
-
-
-@audit.command("verify")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--config", "config_path", type=click.Path(path_type=Path), help="Also look for a cut tail.")
-def audit_verify(file: Path, config_path: Path | None) -> int:
-    """Walk FILE and report the first line that breaks the chain."""
-    found = verify(file)
-    if found.bad_line is not None:
-        click.echo(f"{file}: BROKEN at line {found.bad_line}: {found.problem} ({found.lines} good lines before it)")
-        return FAILED
-    since = f", continuing from line seq {found.first_seq - 1} of an earlier file" if found.first_seq > 1 else ""
-    tail, cut = _tail(found.head, config_path)
-    click.echo(f"{file}: {found.lines} lines, the chain is whole{since}; {tail}")
-    return FAILED if cut else OK
-
-
-def _tail(head: Head, config_path: Path | None) -> tuple[str, bool]:
-    """Compare the last line with the head that the journal keeps."""
-    if config_path is None:
-        return "whether its tail was cut cannot be told without --config", False
-    reader = Reader(load(config_path).journal_path)
-    try:
-        known = reader.audit_head()
-    finally:
-        reader.close()
-    if known is None:
-        return "the journal knows no head, so whether its tail was cut cannot be told", False
-    if head.seq < known.seq or (head.seq == known.seq and head.hash != known.hash):
-        return f"but its TAIL WAS CUT: the journal saw line seq {known.seq}, the file ends at {head.seq}", True
-    return "its tail is complete", False

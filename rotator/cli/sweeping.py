@@ -91,8 +91,7 @@ def sweep(
             return show_plan(app, policies, as_json=as_json)
         ask = sys.stdin.isatty() and not yes
         with publisher.after(app):
-            reports = run(app, policies, accept, ask=ask, bar=bar)
-            return finish(reports, as_json=as_json)
+            return finish(run(app, policies, accept, ask=ask, bar=bar), as_json=as_json)
 
 
 def run(

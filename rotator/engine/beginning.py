@@ -18,7 +18,7 @@ from rotator.engine.rotation import Attempt
 from rotator.errors import Permanent, Temporary
 from rotator.events import EventName
 from rotator.model import DeliveryRecord, Heal, Lineage, Outcome, Reason, Rotation, State, Step, Strategy, Token
-from rotator.planning import Candidate
+from rotator.planning import Candidate, deadline
 from rotator.ports import Provider
 
 BY_HAND = frozenset({Reason.REQUESTED, Reason.LEAKED})
@@ -59,7 +59,11 @@ def begin(desk: Desk, row: Candidate, *, revoke_first: bool = False) -> Result:
             raise Permanent(f'a twin would not be of its kind {token.kind}; use strategy = "in_place" for it')
         rotation = _intended(desk, row, token, lineage)
         can_mint(desk, rotation)
-        event = desk.event(EventName.ROTATION_INTENDED, rotation, step=Step.INTEND, message=row.decision.message)
+        event = replace(
+            desk.event(EventName.ROTATION_INTENDED, rotation, step=Step.INTEND, message=row.decision.message),
+            deadline=deadline(token, row.policy, lineage),
+            expires_at=token.end_at,
+        )
         shadow = replace(lineage, name=token.name, open_state=State.INTENDED, open_message="")
         with desk.step(Step.INTEND):
             is_open = desk.journal.open(rotation, shadow, (event,))

@@ -116,6 +116,7 @@ def _finished(desk: Desk, policy: str, report: Report, lasted_s: float, *, is_wh
         _about(desk, EventName.SWEEP_FINISHED, policy, said if is_whole else f"{said}; it ended early"),
         outcome=worst if is_whole and not is_refused else Outcome.FAILED,
         duration_s=lasted_s,
+        tokens=report.plan.selected.get(policy),
     )
 
 

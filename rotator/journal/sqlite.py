@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rotator.audit import Head
+from rotator.audit import Head, Shipped
 from rotator.errors import ConfigError, NotFound, Permanent, RotatorError, Temporary
 from rotator.events import Event, EventName
 from rotator.journal.lock import FileLock, Instances, refuse_network_file_system
@@ -164,6 +164,11 @@ class Reader:
         """Return the last audit line that was announced; None if there is none."""
         rows = self._rows("SELECT value FROM meta WHERE key = 'audit_head'", ())
         return decode(rows[0][0], Head) if rows else None
+
+    def audit_shipped(self) -> Shipped | None:
+        """Return how far the audit's HTTP receiver has come; None before the first time."""
+        rows = self._rows("SELECT value FROM meta WHERE key = 'audit_shipped'", ())
+        return decode(rows[0][0], Shipped) if rows else None
 
     def close(self) -> None:
         """Close what was opened, in whichever thread."""
@@ -347,6 +352,15 @@ class SqliteJournal(Reader):
     def mac(self, text: str) -> str:
         """See `ports.Journal`."""
         return self._fingerprints.mac(text)
+
+    def mark_shipped(self, shipped: Shipped, *events: Event) -> None:
+        """Remember how far the audit's HTTP receiver has come; if a power cut undoes that, it gets lines again.
+
+        Raises:
+            Temporary, Permanent: Nothing was written.
+        """
+        sql = "INSERT OR REPLACE INTO meta VALUES ('audit_shipped', ?)"
+        self._writer.submit(Job(lambda c: c.execute(sql, (encode(shipped),)), events, durable=bool(events)))
 
     def preflight(self) -> None:
         """See `ports.Journal`."""

@@ -1,13 +1,11 @@
-"""The audit trail: JSON lines that people can prove, each chained to the one before.
+"""Writes the audit trail: one line an event, in a file that several processes share, or on a stream.
 
 The journal calls `append` inside its commit, so that a line is on disk before the irreversible step that it announces.
-`hash` is the SHA-256, in hex, of `prev_hash` followed by the canonical JSON (RFC 8785) of the line without `hash`. The
-first `prev_hash` is 64 zeros. Lines never hold a secret; all text is ASCII-escaped JSON, so that no name can forge a
-line or reach a terminal.
+The file is opened for each append: whatever log rotation does to it, by renaming or by copying and truncating, the
+chain goes on from the head that the journal keeps, and no signal is needed.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -15,39 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from rotator.errors import AuditUnavailable, ConfigError
-from rotator.events import Event
+from rotator.audit.chain import Head, line_hash, written
+from rotator.errors import AuditUnavailable
+from rotator.events import Event, EventName
 from rotator.timing import stamp
 
-GENESIS = "0" * 64
 _TAIL_BYTES = 65536
-_encode_canonically = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The last line of a chain."""
-
-    seq: int = 0
-    hash: str = GENESIS
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """What `verify` found.
-
-    Attributes:
-        lines: Good lines before the first bad one.
-        bad_line: Its number, from 1; None if all are good.
-        first_seq: Of the first line; more than 1 after a log rotation.
-        head: Of the last good line.
-    """
-
-    lines: int
-    head: Head
-    first_seq: int
-    bad_line: int | None = None
-    problem: str = ""
+_REOPENED = 100  # times; log rotation renames once
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,31 +55,53 @@ class AuditFile:
         Raises:
             AuditUnavailable: They could not be written; whatever was begun is cut off again.
         """
+        descriptor = self._locked()
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise AuditUnavailable(f"cannot open the audit file {self._path}: {error.strerror}") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
             return self._append(descriptor, events, last, durable)
         except OSError as error:
             raise AuditUnavailable(f"cannot write the audit file {self._path}: {error.strerror}") from None
         finally:
             os.close(descriptor)
 
+    def _locked(self) -> int:
+        """Open and lock the file that has the name now: it may be rotated away while we wait for the lock."""
+        try:
+            for _ in range(_REOPENED):
+                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                    if self._is_current(descriptor):
+                        return descriptor
+                except OSError:
+                    os.close(descriptor)
+                    raise
+                os.close(descriptor)
+        except OSError as error:
+            raise AuditUnavailable(f"cannot open the audit file {self._path}: {error.strerror}") from None
+        raise AuditUnavailable(f"the audit file {self._path} is replaced again and again")
+
+    def _is_current(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(descriptor))
+        except FileNotFoundError:
+            return False
+
     def _append(self, descriptor: int, events: Sequence[Event], last: Head | None, durable: bool) -> Head:
         status = os.fstat(descriptor)
         size = status.st_size
-        if self._known != (status.st_ino, size):
-            self._head = _tail(descriptor, size) or last or Head()
+        if self._known != (status.st_ino, size) or self._head != last:
+            tail = _tail(descriptor, size)
             size = os.fstat(descriptor).st_size
+            self._head = _latest(tail, last)
+            if last is not None and tail is not None and tail.seq < last.seq:
+                events = [_missing(events[0], tail, last), *events]
         lines, head = _chained(events, self._head, self._author)
         try:
             _write_all(descriptor, lines)
             if durable:
                 os.fsync(descriptor)
         except OSError:
-            os.ftruncate(descriptor, size)
+            os.ftruncate(descriptor, min(size, os.fstat(descriptor).st_size))  # it may have been truncated meanwhile
             self._known = None
             raise
         self._head, self._known = head, (status.st_ino, size + len(lines))
@@ -132,52 +126,12 @@ class AuditStream:
         return head
 
 
-def verify(path: Path) -> Verification:
-    """Walk a file and report the first line that breaks the chain.
-
-    Raises:
-        ConfigError: The file cannot be read.
-    """
-    first_seq, lines, head = 0, 0, None
-    try:
-        with path.open("rb") as stream:
-            for number, raw in enumerate(stream, 1):
-                record, problem = _checked(raw, head)
-                if record is None:
-                    return Verification(lines, head or Head(), first_seq, number, problem)
-                head, lines = record, number
-                first_seq = first_seq or record.seq
-    except OSError as error:
-        raise ConfigError.of("", f"cannot read {path}: {error.strerror}") from None
-    return Verification(lines, head or Head(), first_seq)
-
-
-def _checked(raw: bytes, before: Head | None) -> tuple[Head | None, str]:
-    try:
-        line = json.loads(raw)
-        claimed, seq, prev = line.pop("hash"), int(line["seq"]), str(line["prev_hash"])
-        actual = _hash(prev, line)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None, "it is no audit line"
-    if not raw.endswith(b"\n"):
-        return None, "it is cut off"
-    if actual != claimed:
-        return None, "it was edited: its hash does not match"
-    if before is None:
-        if seq == 1 and prev != GENESIS:
-            return None, "it claims to be the first line, but continues another"
-        return Head(seq, actual), ""
-    if prev != before.hash or seq != before.seq + 1:
-        return None, f"it does not follow line seq {before.seq}: lines were removed, swapped or inserted"
-    return Head(seq, actual), ""
-
-
 def _chained(events: Sequence[Event], head: Head, author: Author) -> tuple[bytes, Head]:
     lines = bytearray()
     for event in events:
         record = _record(event, head, author)
-        head = Head(head.seq + 1, _hash(head.hash, record))
-        lines += json.dumps({**record, "hash": head.hash}, separators=(",", ":")).encode() + b"\n"
+        head = Head(head.seq + 1, line_hash(head.hash, record))
+        lines += written({**record, "hash": head.hash})
     return bytes(lines), head
 
 
@@ -200,6 +154,9 @@ def _record(event: Event, head: Head, author: Author) -> dict[str, object]:
         "reason": event.reason and str(event.reason),
         "step": event.step and str(event.step),
         "error": event.error,
+        "deadline": event.deadline and stamp(event.deadline),
+        "expires_at": event.expires_at and stamp(event.expires_at),
+        "tokens": event.tokens,
         "message": _sound(event.message),
     }
     return {key: value for key, value in record.items() if value} | {"prev_hash": head.hash}
@@ -210,30 +167,36 @@ def _sound(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _hash(prev_hash: str, record: dict[str, object]) -> str:
-    return hashlib.sha256(prev_hash.encode() + canonical(record)).hexdigest()
+def _latest(tail: Head | None, last: Head | None) -> Head:
+    """Return what the next line follows: the file's end, or the journal's head where the file ends before it.
 
-
-def canonical(record: dict[str, object]) -> bytes:
-    """Return RFC 8785's form of what a line holds: text, whole numbers and objects of these, under ASCII keys.
-
-    Of anything else it may return another form; no line of ours holds it, so the hash of such a line is wrong anyway.
+    A file that ends later has lines of a process that died before its journal knew of them.
     """
-    return _encode_canonically(record).encode()
+    if tail is None or (last is not None and last.seq >= tail.seq):
+        return last or Head()
+    return tail
+
+
+def _missing(event: Event, tail: Head, last: Head) -> Event:
+    said = f"the audit file ended at line seq {tail.seq}, the journal remembers {last.seq}: the lines between are gone"
+    return Event(name=EventName.AUDIT_LINES_MISSING, at=event.at, message=said)
 
 
 def _tail(descriptor: int, size: int) -> Head | None:
     """Return the head that the file itself shows, and cut off a line that a crash left half written."""
-    block = os.pread(descriptor, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
+    wanted, block = _TAIL_BYTES, b""
+    while b"\n" not in block[:-1] and len(block) < size:  # a whole line, with the end of the one before
+        block = os.pread(descriptor, wanted, max(0, size - wanted))
+        wanted *= 2
     whole = block[: block.rfind(b"\n") + 1]
     if len(whole) < len(block):
         os.ftruncate(descriptor, size - (len(block) - len(whole)))  # it was never announced: no step waited for it
     if not whole:
         return None
     try:
-        last = json.loads(whole.splitlines()[-1])
+        last = json.loads(whole[whole.rfind(b"\n", 0, -1) + 1 :])
         return Head(int(last["seq"]), str(last["hash"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise AuditUnavailable("the last line of the audit file is damaged; move the file away and keep it") from error
 
 
