@@ -7,8 +7,9 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 from rotator import sinks
 from rotator.audit import AuditFile, AuditStream, Author
@@ -17,17 +18,22 @@ from rotator.config import Config
 from rotator.credentials import Reference
 from rotator.engine.desk import Desk, Settings, note
 from rotator.engine.standing import Standing, unlisted
-from rotator.errors import ConfigError
+from rotator.errors import ConfigError, Permanent, Temporary
 from rotator.events import Event, EventName
 from rotator.journal.sealing import KeySource
 from rotator.journal.sqlite import Reader, SqliteJournal, open_journal
 from rotator.logs import StandardError
 from rotator.model import Policy, Rotation
+from rotator.notify.channel import Channel
+from rotator.notify.notifier import Notifier
 from rotator.planning import lineage_state
-from rotator.ports import Clock, Emit, Journal, OwnCredential, Sink
+from rotator.ports import Clock, Emit, Journal, OwnCredential, Sink, Veto
 from rotator.providers.astro.http import Endpoint
 from rotator.providers.astro.provider import AstroProvider, AstroSettings
 from rotator.stores import Stores
+
+if TYPE_CHECKING:
+    from rotator.notify.hooks import Hook
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ class App:
         homeless: Open rotations of providers that the config no longer knows.
         reader: The journal's reading half, also when the command may not write.
         stop: Set to end every pause; the desks have a `stop` of their own, for claiming.
+        notifier: Tells people and hooks; None if none are configured, or the command writes nothing.
     """
 
     config: Config
@@ -48,6 +55,7 @@ class App:
     emit: Emit
     clock: Clock
     stop: threading.Event
+    notifier: Notifier | None = None
 
     def halt(self) -> None:
         """Claim nothing more and end every pause; what has begun is finished or journalled."""
@@ -99,22 +107,27 @@ def opened(
         ConfigError, Temporary: The journal, its key or a provider cannot be used.
     """
     stop = threading.Event()
-    emit, clock = _fan_out(listeners), clock or SystemClock(stop)
+    heard, clock = list(listeners), clock or SystemClock(stop)
+    emit = _fan_out(heard)
     with ExitStack() as stack:
         stores = Stores(config)
         stack.callback(stores.close)
+        notifier = None
         if writing:
             journal: Reader = _journal(config, actor, emit, clock, stores)
         else:
             journal = Reader(config.journal_path, key_source(config, stores))
         stack.callback(journal.close)
         if isinstance(journal, SqliteJournal):
+            notifier = _notifier(config, journal, stores, clock, emit)
+            heard += [notifier] if notifier is not None else []
             note(journal, emit, _loaded(config, clock))
         built: dict[str, Sink] = {}
         for name, chosen in config.sinks.items():
             built[name] = sinks.load(chosen.kind).build(name, chosen.options, config.folder)
             stack.callback(_close, built[name])
         unfinished = journal.all_open_rotations()
+        veto = _veto(config, clock, emit)
         desks = []
         for name in config.providers:
             mine = tuple(policy for policy in config.policies if policy.provider == name)
@@ -122,12 +135,13 @@ def opened(
                 # planning and showing call only the reading half of the journal
                 settings = _settings(config)
                 made = provider(config, name, emit, clock, stores)
-                desk = Desk(made, mine, built, cast("Journal", journal), clock, emit, settings, writing=writing)
+                store = cast("Journal", journal)
+                desk = Desk(made, mine, built, store, clock, emit, settings, writing=writing, veto=veto)
                 stack.callback(desk.close)
                 stack.callback(made.close)
                 desks.append(desk)
         homeless = tuple(rotation for rotation in unfinished if rotation.provider not in config.providers)
-        yield App(config, tuple(desks), homeless, journal, emit, clock, stop)
+        yield App(config, tuple(desks), homeless, journal, emit, clock, stop, notifier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +204,42 @@ def provider(config: Config, name: str, emit: Emit, clock: Clock, stores: Stores
         table.rate.model_dump(),
     )
     return AstroProvider(settings, credentials, clock, emit, random.Random())  # noqa: S311 - spreads retries
+
+
+def channels(config: Config, stores: Stores) -> list[Channel]:
+    """Return the channels of `[notifications]`; nothing is read or imported yet."""
+    return [
+        Channel(name, frozenset(table.on), table.group_for, partial(stores.read, Reference.parse(table.url)))
+        for name, table in config.notifications.items()
+    ]
+
+
+def _notifier(config: Config, journal: SqliteJournal, stores: Stores, clock: Clock, emit: Emit) -> Notifier | None:
+    hooks = _hooks(config, "settled")
+    if not config.notifications and not hooks:
+        return None
+    notifier = Notifier(channels(config, stores), hooks, journal, clock, emit)
+    with suppress(Temporary, Permanent):  # it is tried again by each pass
+        notifier.begin()
+    return notifier
+
+
+def _veto(config: Config, clock: Clock, emit: Emit) -> Veto | None:
+    hooks = _hooks(config, "before_rotate")
+    if not hooks:
+        return None
+    from rotator.notify.veto import Hooks  # noqa: PLC0415 - as below
+
+    return Hooks(hooks, clock, emit)
+
+
+def _hooks(config: Config, on: str) -> "list[Hook]":
+    chosen = [hook for hook in config.hooks if hook.table.on == on]
+    if not chosen:
+        return []
+    from rotator.notify import hooks  # noqa: PLC0415 - brings sinks along, which a sweep without hooks does without
+
+    return [hooks.built(hook, config.folder) for hook in chosen]
 
 
 def _credential(text: str, stores: Stores) -> OwnCredential:

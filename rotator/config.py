@@ -9,8 +9,8 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,14 +19,15 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from rotator import sinks
-from rotator.credentials import FORMS, Reference
+from rotator.credentials import FORMS, LOCAL_FORMS, Reference
 from rotator.errors import ConfigError, Problem
 from rotator.model import Brake, Delivery, Grade, Policy, Scope, Select, Share, Strategy, Wave, When
+from rotator.notify.topics import DEFAULT, Topic
 from rotator.schedule import Schedule, Windows, parse_zone
 from rotator.timing import parse_duration, parse_percent
 
 _EVERY_NAME = ("*",)
-_REFERENCES = ("credential", "key", "token", "role_id", "secret_id", "jwt")
+_REFERENCES = ("credential", "key", "token", "role_id", "secret_id", "jwt", "url", "signing_key")
 _SHORTEST_IDLE = timedelta(days=7)
 _ALL = Wave(share=1.0)
 _ANY_ZONE = ZoneInfo("UTC")  # whether a text is a schedule or a window is the same in every zone
@@ -118,6 +119,21 @@ def _reference(value: object) -> object:
     return value
 
 
+def _not_negative(value: object) -> object:
+    duration = _duration(value)
+    if isinstance(duration, timedelta) and duration < timedelta():
+        raise ValueError("must not be negative")
+    return duration
+
+
+def _local_references(value: object) -> object:
+    found = value if isinstance(value, list) else [value]
+    texts = [one for one in found if isinstance(one, str)]
+    if len(found) > 2 or len(texts) < len(found):
+        raise ValueError(f"must be a secret reference, {LOCAL_FORMS}, or a list of two while the key is changed")
+    return [str(Reference.local(text)) for text in texts]
+
+
 def _references(value: object) -> object:
     found = value if isinstance(value, list) else [value]
     if not 1 <= len(found) <= 2:
@@ -126,6 +142,8 @@ def _references(value: object) -> object:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_positive, json_schema_input_type=str)]
+Pause = Annotated[timedelta, BeforeValidator(_not_negative, json_schema_input_type=str)]
+LocalReferences = Annotated[list[str], BeforeValidator(_local_references, json_schema_input_type=str | list[str])]
 Ahead = Annotated[timedelta | Share, BeforeValidator(_ahead, json_schema_input_type=str)]
 Percent = Annotated[float, BeforeValidator(_percent, json_schema_input_type=str)]
 TimeZone = Annotated[str, BeforeValidator(_zone, json_schema_input_type=str)]
@@ -137,6 +155,7 @@ Waves = Annotated[
     list[WaveSize], Field(min_length=1, json_schema_extra={"default": ["100%"]}), AfterValidator(_growing)
 ]
 SecretReference = Annotated[str, BeforeValidator(_reference, json_schema_input_type=str)]
+ChannelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 CredentialReferences = Annotated[list[str], BeforeValidator(_references, json_schema_input_type=str | list[str])]
 
 
@@ -229,6 +248,27 @@ class DeliverTable(BaseModel):
     required: bool = True
 
 
+class HookTable(_Table):
+    """`[[policies.X.hooks]]`: a program or a receiver that is told of settled rotations, or asked before one."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$", max_length=64)] = ""
+    on: Literal["settled", "before_rotate"]
+    exec: list[str] = []
+    webhook: str = ""
+    signing_key: LocalReferences = []
+    timeout: Duration = timedelta(seconds=30)
+    debounce: Pause = timedelta()
+    on_failure: Literal["hold", "proceed"] = "hold"
+
+
+class NotificationTable(_Table):
+    """`[notifications.X]`."""
+
+    url: SecretReference
+    on: Annotated[list[Topic], Field(min_length=1)] = list(DEFAULT)
+    group_for: Pause = timedelta(minutes=5)
+
+
 class PolicyTable(_Table):
     """`[policies.X]`."""
 
@@ -252,6 +292,7 @@ class PolicyTable(_Table):
     select: SelectTable
     when: WhenTable
     deliver: Annotated[list[DeliverTable], Field(min_length=1)]
+    hooks: list[HookTable] = []
 
 
 class File(_Table):
@@ -264,6 +305,7 @@ class File(_Table):
     audit: AuditTable = AuditTable()
     sinks: Annotated[dict[str, SinkTable], Field(min_length=1)]
     policies: Annotated[dict[str, PolicyTable], Field(min_length=1)]
+    notifications: dict[ChannelName, NotificationTable] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +314,19 @@ class SinkConfig:
 
     kind: str
     options: BaseModel
+
+
+@dataclass(frozen=True, slots=True)
+class HookConfig:
+    """One hook of a policy.
+
+    Attributes:
+        name: As configured, else the policy and its number from 1.
+    """
+
+    name: str
+    policy: str
+    table: HookTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +348,8 @@ class Config:
     sinks: Mapping[str, SinkConfig]
     policies: tuple[Policy, ...]
     digest: str = ""
+    notifications: Mapping[str, NotificationTable] = field(default_factory=dict)
+    hooks: tuple[HookConfig, ...] = ()
 
     @property
     def journal_path(self) -> Path:
@@ -336,10 +393,23 @@ def parse(raw: dict[str, object], folder: Path) -> Config:
     sink_configs = _sinks(file, problems)
     policies = tuple(replace(policy, digest=_digest(raw, policy)) for policy in _policies(file, sink_configs, problems))
     problems += _cross_problems(file)
+    hooks = tuple(_hooks(file))
+    problems += _hook_problems(file, hooks)
     if problems:
         raise ConfigError(problems)
     state = folder / Path(file.state_dir or os.environ.get("STATE_DIRECTORY", "") or ".").expanduser()
-    return Config(folder, state, file.engine, file.providers, file.journal, file.audit, sink_configs, policies)
+    return Config(
+        folder,
+        state,
+        file.engine,
+        file.providers,
+        file.journal,
+        file.audit,
+        sink_configs,
+        policies,
+        notifications=file.notifications,
+        hooks=hooks,
+    )
 
 
 def _digest(raw: Mapping[str, Any], policy: Policy) -> str:
@@ -468,6 +538,43 @@ def _policy(name: str, provider: str, table: PolicyTable, deliveries: tuple[Deli
         retire=table.retire,
         preflight=Grade(table.preflight),
     )
+
+
+def _hooks(file: File) -> Iterable[HookConfig]:
+    for policy, table in file.policies.items():
+        for number, hook in enumerate(table.hooks, 1):
+            yield HookConfig(hook.name or f"{policy}-{number}", policy, hook)
+
+
+def _hook_problems(file: File, hooks: Sequence[HookConfig]) -> Iterable[Problem]:
+    names = [hook.name for hook in hooks]
+    for policy, table in file.policies.items():
+        for number, hook in enumerate(table.hooks):
+            path = f"policies.{policy}.hooks.{number}"
+            if names.count(hook.name or f"{policy}-{number + 1}") > 1:
+                yield Problem(f"{path}.name", "another hook is called so; give each a name of its own")
+            if bool(hook.exec) == bool(hook.webhook):
+                yield Problem(path, "set either exec or webhook")
+            elif hook.exec:
+                yield from _as_a_sink("exec", {"command": hook.exec}, f"{path}.exec")
+            else:
+                said = {"url": hook.webhook, "signing_key": hook.signing_key}
+                yield from _as_a_sink("webhook", said, f"{path}.webhook")
+            if "{" in hook.webhook:
+                yield Problem(f"{path}.webhook", "has no placeholders; what it is about stands in the body")
+            if hook.on == "before_rotate" and hook.debounce:
+                yield Problem(f"{path}.debounce", 'is for on = "settled"; each token is asked for by itself')
+            if hook.on == "settled" and hook.on_failure != "hold":
+                yield Problem(f"{path}.on_failure", 'is for on = "before_rotate"; a settled rotation stays settled')
+
+
+def _as_a_sink(kind: str, options: Mapping[str, object], path: str) -> Iterable[Problem]:
+    """Yield what is wrong with how a hook is reached: programs and receivers obey the rules of the sinks."""
+    model = sinks.load(kind).Options
+    try:
+        sinks.validated(model, options)
+    except ValidationError as error:
+        yield from [Problem(path, _problem(row, model, ("sinks",)).message) for row in error.errors(include_url=False)]
 
 
 def _cross_problems(file: File) -> Iterable[Problem]:

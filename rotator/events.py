@@ -26,6 +26,7 @@ class EventName(StrEnum):
     PLAN_ACCEPTED = "plan_accepted"
     PREFLIGHT_FAILED = "preflight_failed"
     PLACE_REFUSED = "place_refused"
+    ROTATION_VETOED = "rotation_vetoed"
     ROTATION_INTENDED = "rotation_intended"
     ROTATION_REFUSED = "rotation_refused"
     ROTATION_IN_DOUBT = "rotation_in_doubt"
@@ -58,6 +59,7 @@ class EventName(StrEnum):
     RETIREMENT_DELAYED = "retirement_delayed"
     RETIREMENT_INTENDED = "retirement_intended"
     TOKEN_RETIRED = "token_retired"
+    CREDENTIAL_REJECTED = "credential_rejected"
     CREDENTIAL_EXPIRING = "credential_expiring"
     TOKEN_REQUEST_FAILED = "token_request_failed"
     TOKEN_REQUEST_IN_DOUBT = "token_request_in_doubt"
@@ -66,6 +68,12 @@ class EventName(StrEnum):
     JOURNAL_FAILED = "journal_failed"
     ERASURE_DELAYED = "erasure_delayed"
     REQUEST_FINISHED = "request_finished"
+    SINK_WENT_DOWN = "sink_went_down"
+    SINK_CAME_BACK = "sink_came_back"
+    NOTIFICATION_SENT = "notification_sent"
+    NOTIFICATION_FAILED = "notification_failed"
+    HOOK_RAN = "hook_ran"
+    HOOK_FAILED = "hook_failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +83,8 @@ class Event:
     Attributes:
         at: UTC.
         message: A sentence in our own words; untrusted text in it was escaped by whoever built it.
+        channel: The `[notifications.X]` that was told.
+        hook: The hook that ran, by its name.
         duration_s: Of the step that ended with this event, in seconds.
     """
 
@@ -88,6 +98,8 @@ class Event:
     rotation_id: str = ""
     sink: str = ""
     location: str = ""
+    channel: str = ""
+    hook: str = ""
     version: str = ""
     outcome: Outcome | None = None
     reason: Reason | None = None

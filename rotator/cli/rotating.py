@@ -10,6 +10,7 @@ from rotator.app import App, opened
 from rotator.cli.main import ATTENTION, config_option
 from rotator.cli.stopping import politely
 from rotator.cli.sweeping import finish, json_option
+from rotator.cli.telling import tell_all
 from rotator.cli.words import token_words
 from rotator.config import load
 from rotator.engine.desk import Result
@@ -59,7 +60,9 @@ def rotate_command(
             return ATTENTION
         made = braked(choice, asked, accept)
         results = [] if made.refused else _rotated(app, choice, asked)
-        return finish([Report(plan=made, results=results, interrupted=app.stop.is_set())], as_json=as_json)
+        code = finish([Report(plan=made, results=results, interrupted=app.stop.is_set())], as_json=as_json)
+        tell_all(app)
+        return code
 
 
 def visible_lines(text: str) -> str:

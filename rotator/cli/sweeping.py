@@ -24,6 +24,7 @@ from rotator.cli.main import (
 )
 from rotator.cli.progress import Bar
 from rotator.cli.stopping import PATIENCE_S, interruptible, politely
+from rotator.cli.telling import tell_all
 from rotator.config import load
 from rotator.engine.deciding import plan as make_plan
 from rotator.engine.desk import Desk, Result
@@ -88,7 +89,9 @@ def sweep(
             return show_plan(app, policies, as_json=as_json)
         ask = sys.stdin.isatty() and not yes
         reports = run(app, policies, accept, ask=ask, bar=bar)
-        return finish(reports, as_json=as_json)
+        code = finish(reports, as_json=as_json)
+        tell_all(app, looks=True)
+        return code
 
 
 def run(
@@ -177,7 +180,8 @@ def exit_code(results: Sequence[Result], plans: Sequence[Plan], errors: Sequence
         codes.add(ATTENTION)
     if any(made.refused for made in plans):
         codes.add(REFUSED)
-    if outcomes & {Outcome.FAILED, Outcome.UNSETTLED} or any(made.held for made in plans):
+    is_held = any(made.held for made in plans) or any(result.held for result in results)
+    if outcomes & {Outcome.FAILED, Outcome.UNSETTLED} or is_held:
         codes.add(FAILED)
     last = ATTENTION if Outcome.QUARANTINED in outcomes else OK
     return next((code for code in (USAGE, ATTENTION, REFUSED, FAILED) if code in codes), last)
@@ -197,8 +201,11 @@ def settle(config_path: Path, as_json: bool) -> int:
         report.interrupted = desk.stop.is_set()
         erase(desk)
 
-    with opened(config, "settle", [Log(terminal=sys.stderr.isatty()), bar], writing=True) as app, bar:
-        return finish(reported(app, app.desks, settled), as_json=as_json)
+    with opened(config, "settle", [Log(terminal=sys.stderr.isatty()), bar], writing=True) as app:
+        with bar:
+            code = finish(reported(app, app.desks, settled), as_json=as_json)
+        tell_all(app)
+        return code
 
 
 def _per_desk(app: App, policies: Sequence[Policy]) -> list[tuple[Desk, list[Policy]]]:
@@ -249,6 +256,7 @@ def _grouped(results: Sequence[Result]) -> dict[str, list[Result]]:
         "settled": [r for r in results if r.outcome is Outcome.SETTLED and not r.retired],
         "unsettled": [r for r in results if r.outcome is Outcome.UNSETTLED],
         "failed": [r for r in results if r.outcome in (Outcome.FAILED, Outcome.QUARANTINED)],
+        "held": [r for r in results if r.held],
         "retired": [r for r in results if r.retired],
     }
 
@@ -286,7 +294,7 @@ def _print_results(results: Sequence[Result], plans: Sequence[Plan]) -> None:
             r.scope,
             r.policy,
             str(r.reason or "retire"),
-            str(r.outcome or "skipped"),
+            str(r.outcome or ("held back" if r.held else "skipped")),
             "\n".join(r.locations),
             r.message,
         )
