@@ -97,7 +97,8 @@ def _sent(service: Any, said: Message) -> bool:
 
     formats = service.notify_format if isinstance(service.notify_format, tuple | list) else [service.notify_format]
     wanted = NotifyFormat.TEXT if NotifyFormat.TEXT in formats else NotifyFormat(formats[0])
-    body = convert_between(NotifyFormat.TEXT, wanted, said.body)
+    convert: Any = convert_between
+    body = convert(NotifyFormat.TEXT, wanted, said.body)
     return bool(service.notify(body=body, title=said.title, notify_type=NotifyType(said.kind), body_format=wanted))
 
 

@@ -193,7 +193,7 @@ class Notifier:
 
     def _take(self, book: Book, seq: int, event: Event, remember: facts.Remember) -> None:
         interested = [folder for name, folder in book.folders.items() if seq > book.states[name].since]
-        for move in facts.moves([event], remember):
+        for move in facts.moves([event], remember) if interested else ():
             _moved(interested, move)
         if event.name is not EventName.ROTATION_SETTLED:
             return
