@@ -7,8 +7,9 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 from rotator import sinks
 from rotator.audit import AuditFile, AuditStream, Author
@@ -18,19 +19,23 @@ from rotator.config import Config
 from rotator.credentials import Reference
 from rotator.engine.desk import Desk, Settings, note
 from rotator.engine.standing import Standing, unlisted
-from rotator.errors import ConfigError
+from rotator.errors import ConfigError, Permanent, Temporary
 from rotator.events import Event, EventName
 from rotator.journal.sealing import KeySource
 from rotator.journal.sqlite import Reader, SqliteJournal, open_journal
 from rotator.logs import StandardError, StandardOutput
 from rotator.model import Policy, Rotation
+from rotator.notify.channel import Channel
+from rotator.notify.notifier import Notifier
 from rotator.planning import lineage_state
-from rotator.ports import Clock, Emit, Journal, OwnCredential, Sink
+from rotator.ports import Clock, Emit, Journal, OwnCredential, Sink, Veto
 from rotator.providers.astro.http import Endpoint
 from rotator.providers.astro.provider import AstroProvider, AstroSettings
 from rotator.stores import Stores
 
 DAEMON = "run"  # the actor of `rotator run`
+if TYPE_CHECKING:
+    from rotator.notify.hooks import Hook
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class App:
         reader: The journal's reading half, also when the command may not write.
         stop: Set to end every pause; the desks have a `stop` of their own, for claiming.
         shipper: Of the audit trail; None where no receiver is configured or nothing is written.
+        notifier: Tells people and hooks; None if none are configured, or the command writes nothing.
     """
 
     config: Config
@@ -53,6 +59,7 @@ class App:
     clock: Clock
     stop: threading.Event
     shipper: Shipper | None = None
+    notifier: Notifier | None = None
 
     def halt(self) -> None:
         """Claim nothing more and end every pause; what has begun is finished or journalled."""
@@ -104,10 +111,12 @@ def opened(
         ConfigError, Temporary: The journal, its key or a provider cannot be used.
     """
     stop = threading.Event()
-    emit, clock = _fan_out(listeners), clock or SystemClock(stop)
+    heard, clock = list(listeners), clock or SystemClock(stop)
+    emit = _fan_out(heard)
     with ExitStack() as stack:
         stores = Stores(config)
         stack.callback(stores.close)
+        notifier = None
         if writing:
             journal: Reader = _journal(config, actor, emit, clock, stores)
         else:
@@ -115,6 +124,8 @@ def opened(
         stack.callback(journal.close)
         shipper = None
         if isinstance(journal, SqliteJournal):
+            notifier = _notifier(config, journal, stores, clock, emit)
+            heard += [notifier] if notifier is not None else []
             note(journal, emit, _loaded(config, clock))
             shipper = shipper_of(config, journal, stores, clock, emit)
         built: dict[str, Sink] = {}
@@ -122,6 +133,7 @@ def opened(
             built[name] = sinks.load(chosen.kind).build(name, chosen.options, config.folder)
             stack.callback(_close, built[name])
         unfinished = journal.all_open_rotations()
+        veto = _veto(config, clock, emit)
         desks = []
         for name in config.providers:
             mine = tuple(policy for policy in config.policies if policy.provider == name)
@@ -129,12 +141,13 @@ def opened(
                 # planning and showing call only the reading half of the journal
                 settings = _settings(config)
                 made = provider(config, name, emit, clock, stores)
-                desk = Desk(made, mine, built, cast("Journal", journal), clock, emit, settings, writing=writing)
+                store = cast("Journal", journal)
+                desk = Desk(made, mine, built, store, clock, emit, settings, writing=writing, veto=veto)
                 stack.callback(desk.close)
                 stack.callback(made.close)
                 desks.append(desk)
         homeless = tuple(rotation for rotation in unfinished if rotation.provider not in config.providers)
-        yield App(config, tuple(desks), homeless, journal, emit, clock, stop, shipper)
+        yield App(config, tuple(desks), homeless, journal, emit, clock, stop, shipper, notifier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +210,42 @@ def provider(config: Config, name: str, emit: Emit, clock: Clock, stores: Stores
         table.rate.model_dump(),
     )
     return AstroProvider(settings, credentials, clock, emit, random.Random())  # noqa: S311 - spreads retries
+
+
+def channels(config: Config, stores: Stores) -> list[Channel]:
+    """Return the channels of `[notifications]`; nothing is read or imported yet."""
+    return [
+        Channel(name, frozenset(table.on), table.group_for, partial(stores.read, Reference.parse(table.url)))
+        for name, table in config.notifications.items()
+    ]
+
+
+def _notifier(config: Config, journal: SqliteJournal, stores: Stores, clock: Clock, emit: Emit) -> Notifier | None:
+    hooks = _hooks(config, "settled")
+    if not config.notifications and not hooks:
+        return None
+    notifier = Notifier(channels(config, stores), hooks, journal, clock, emit)
+    with suppress(Temporary, Permanent):  # it is tried again by each pass
+        notifier.begin()
+    return notifier
+
+
+def _veto(config: Config, clock: Clock, emit: Emit) -> Veto | None:
+    hooks = _hooks(config, "before_rotate")
+    if not hooks:
+        return None
+    from rotator.notify.veto import Hooks  # noqa: PLC0415 - as below
+
+    return Hooks(hooks, clock, emit)
+
+
+def _hooks(config: Config, on: str) -> "list[Hook]":
+    chosen = [hook for hook in config.hooks if hook.table.on == on]
+    if not chosen:
+        return []
+    from rotator.notify import hooks  # noqa: PLC0415 - brings sinks along, which a sweep without hooks does without
+
+    return [hooks.built(hook, config.folder) for hook in chosen]
 
 
 def _credential(text: str, stores: Stores) -> OwnCredential:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,9 +22,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from rotator import sinks
 from rotator.audit.shipping import checked_url
-from rotator.credentials import FORMS, Reference
+from rotator.credentials import FORMS, LOCAL_FORMS, Reference
 from rotator.errors import ConfigError, Problem
 from rotator.model import Brake, Delivery, Grade, Policy, Scope, Select, Share, Strategy, Wave, When
+from rotator.notify.topics import DEFAULT, Topic
 from rotator.schedule import Schedule, Windows, parse_zone
 from rotator.server.address import Address
 from rotator.timing import parse_duration, parse_percent
@@ -32,10 +33,11 @@ from rotator.timing import parse_duration, parse_percent
 _EVERY_NAME = ("*",)
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _JOB = r"^[A-Za-z0-9_.:-]+$"
-_REFERENCES = (
-    "credential", "key", "token", "role_id", "secret_id", "jwt", "pushgateway", "pushgateway_password",
-)  # fmt: skip
 _UNSAID = ("sinks.", "audit.http.")  # a URL may hold a secret in its path
+_REFERENCES = (
+    "credential", "key", "token", "role_id", "secret_id", "jwt", "url", "signing_key", "pushgateway",
+    "pushgateway_password",
+)  # fmt: skip
 _SHORTEST_IDLE = timedelta(days=7)
 _ALL = Wave(share=1.0)
 _ANY_ZONE = ZoneInfo("UTC")  # whether a text is a schedule or a window is the same in every zone
@@ -127,6 +129,21 @@ def _reference(value: object) -> object:
     return value
 
 
+def _not_negative(value: object) -> object:
+    duration = _duration(value)
+    if isinstance(duration, timedelta) and duration < timedelta():
+        raise ValueError("must not be negative")
+    return duration
+
+
+def _local_references(value: object) -> object:
+    found = value if isinstance(value, list) else [value]
+    texts = [one for one in found if isinstance(one, str)]
+    if len(found) > 2 or len(texts) < len(found):
+        raise ValueError(f"must be a secret reference, {LOCAL_FORMS}, or a list of two while the key is changed")
+    return [str(Reference.local(text)) for text in texts]
+
+
 def _references(value: object) -> object:
     found = value if isinstance(value, list) else [value]
     if not 1 <= len(found) <= 2:
@@ -176,6 +193,8 @@ def _receiver(value: object) -> object:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_positive, json_schema_input_type=str)]
+Pause = Annotated[timedelta, BeforeValidator(_not_negative, json_schema_input_type=str)]
+LocalReferences = Annotated[list[str], BeforeValidator(_local_references, json_schema_input_type=str | list[str])]
 Ahead = Annotated[timedelta | Share, BeforeValidator(_ahead, json_schema_input_type=str)]
 Percent = Annotated[float, BeforeValidator(_percent, json_schema_input_type=str)]
 TimeZone = Annotated[str, BeforeValidator(_zone, json_schema_input_type=str)]
@@ -192,6 +211,7 @@ HostName = Annotated[str, AfterValidator(_name)]
 GatewayUrl = Annotated[str, BeforeValidator(_gateway, json_schema_input_type=str)]
 TextFile = Annotated[str, BeforeValidator(_textfile, json_schema_input_type=str)]
 ReceiverUrl = Annotated[str, BeforeValidator(_receiver, json_schema_input_type=str)]
+ChannelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 CredentialReferences = Annotated[list[str], BeforeValidator(_references, json_schema_input_type=str | list[str])]
 
 
@@ -314,6 +334,27 @@ class DeliverTable(BaseModel):
     required: bool = True
 
 
+class HookTable(_Table):
+    """`[[policies.X.hooks]]`: a program or a receiver that is told of settled rotations, or asked before one."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$", max_length=64)] = ""
+    on: Literal["settled", "before_rotate"]
+    exec: list[str] = []
+    webhook: str = ""
+    signing_key: LocalReferences = []
+    timeout: Duration = timedelta(seconds=30)
+    debounce: Pause = timedelta()
+    on_failure: Literal["hold", "proceed"] = "hold"
+
+
+class NotificationTable(_Table):
+    """`[notifications.X]`."""
+
+    url: SecretReference
+    on: Annotated[list[Topic], Field(min_length=1)] = list(DEFAULT)
+    group_for: Pause = timedelta(minutes=5)
+
+
 class PolicyTable(_Table):
     """`[policies.X]`."""
 
@@ -337,6 +378,7 @@ class PolicyTable(_Table):
     select: SelectTable
     when: WhenTable
     deliver: Annotated[list[DeliverTable], Field(min_length=1)]
+    hooks: list[HookTable] = []
 
 
 class File(_Table):
@@ -351,6 +393,7 @@ class File(_Table):
     metrics: MetricsTable = MetricsTable()
     sinks: Annotated[dict[str, SinkTable], Field(min_length=1)]
     policies: Annotated[dict[str, PolicyTable], Field(min_length=1)]
+    notifications: dict[ChannelName, NotificationTable] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +402,19 @@ class SinkConfig:
 
     kind: str
     options: BaseModel
+
+
+@dataclass(frozen=True, slots=True)
+class HookConfig:
+    """One hook of a policy.
+
+    Attributes:
+        name: As configured, else the policy and its number from 1.
+    """
+
+    name: str
+    policy: str
+    table: HookTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +443,9 @@ class Config:
     def textfile_path(self) -> Path | None:
         """The file that metrics are written to; None if they are not."""
         return self.state_dir / Path(self.metrics.textfile).expanduser() if self.metrics.textfile else None
+
+    notifications: Mapping[str, NotificationTable] = field(default_factory=dict)
+    hooks: tuple[HookConfig, ...] = ()
 
     @property
     def journal_path(self) -> Path:
@@ -430,6 +489,8 @@ def parse(raw: dict[str, object], folder: Path) -> Config:
     sink_configs = _sinks(file, problems)
     policies = tuple(replace(policy, digest=_digest(raw, policy)) for policy in _policies(file, sink_configs, problems))
     problems += _cross_problems(file)
+    hooks = tuple(_hooks(file))
+    problems += _hook_problems(file, hooks)
     if problems:
         raise ConfigError(problems)
     state = folder / Path(file.state_dir or os.environ.get("STATE_DIRECTORY", "") or ".").expanduser()
@@ -444,6 +505,8 @@ def parse(raw: dict[str, object], folder: Path) -> Config:
         policies,
         server=file.server,
         metrics=file.metrics,
+        notifications=file.notifications,
+        hooks=hooks,
     )
 
 
@@ -586,6 +649,43 @@ def _gateway_problems(table: MetricsTable) -> Iterable[Problem]:
         for key in ("pushgateway_user", "pushgateway_password", "pushgateway_ca_bundle"):
             if getattr(table, key):
                 yield Problem(f"metrics.{key}", "means nothing without pushgateway")
+
+
+def _hooks(file: File) -> Iterable[HookConfig]:
+    for policy, table in file.policies.items():
+        for number, hook in enumerate(table.hooks, 1):
+            yield HookConfig(hook.name or f"{policy}-{number}", policy, hook)
+
+
+def _hook_problems(file: File, hooks: Sequence[HookConfig]) -> Iterable[Problem]:
+    names = [hook.name for hook in hooks]
+    for policy, table in file.policies.items():
+        for number, hook in enumerate(table.hooks):
+            path = f"policies.{policy}.hooks.{number}"
+            if names.count(hook.name or f"{policy}-{number + 1}") > 1:
+                yield Problem(f"{path}.name", "another hook is called so; give each a name of its own")
+            if bool(hook.exec) == bool(hook.webhook):
+                yield Problem(path, "set either exec or webhook")
+            elif hook.exec:
+                yield from _as_a_sink("exec", {"command": hook.exec}, f"{path}.exec")
+            else:
+                said = {"url": hook.webhook, "signing_key": hook.signing_key}
+                yield from _as_a_sink("webhook", said, f"{path}.webhook")
+            if "{" in hook.webhook:
+                yield Problem(f"{path}.webhook", "has no placeholders; what it is about stands in the body")
+            if hook.on == "before_rotate" and hook.debounce:
+                yield Problem(f"{path}.debounce", 'is for on = "settled"; each token is asked for by itself')
+            if hook.on == "settled" and hook.on_failure != "hold":
+                yield Problem(f"{path}.on_failure", 'is for on = "before_rotate"; a settled rotation stays settled')
+
+
+def _as_a_sink(kind: str, options: Mapping[str, object], path: str) -> Iterable[Problem]:
+    """Yield what is wrong with how a hook is reached: programs and receivers obey the rules of the sinks."""
+    model = sinks.load(kind).Options
+    try:
+        sinks.validated(model, options)
+    except ValidationError as error:
+        yield from [Problem(path, _problem(row, model, ("sinks",)).message) for row in error.errors(include_url=False)]
 
 
 def _cross_problems(file: File) -> Iterable[Problem]:

@@ -27,6 +27,7 @@ class EventName(StrEnum):
     PLAN_ACCEPTED = "plan_accepted"
     PREFLIGHT_FAILED = "preflight_failed"
     PLACE_REFUSED = "place_refused"
+    ROTATION_VETOED = "rotation_vetoed"
     ROTATION_INTENDED = "rotation_intended"
     ROTATION_REFUSED = "rotation_refused"
     ROTATION_IN_DOUBT = "rotation_in_doubt"
@@ -59,6 +60,7 @@ class EventName(StrEnum):
     RETIREMENT_DELAYED = "retirement_delayed"
     RETIREMENT_INTENDED = "retirement_intended"
     TOKEN_RETIRED = "token_retired"
+    CREDENTIAL_REJECTED = "credential_rejected"
     CREDENTIAL_EXPIRING = "credential_expiring"
     TOKEN_REQUEST_FAILED = "token_request_failed"
     TOKEN_REQUEST_IN_DOUBT = "token_request_in_doubt"
@@ -73,6 +75,12 @@ class EventName(StrEnum):
     STEP_FINISHED = "step_finished"
     CREDENTIAL_READ = "credential_read"
     SERIES_OMITTED = "series_omitted"
+    SINK_WENT_DOWN = "sink_went_down"
+    SINK_CAME_BACK = "sink_came_back"
+    NOTIFICATION_SENT = "notification_sent"
+    NOTIFICATION_FAILED = "notification_failed"
+    HOOK_RAN = "hook_ran"
+    HOOK_FAILED = "hook_failed"
 
 
 # Only told: neither the journal's history nor the audit holds them.
@@ -101,13 +109,12 @@ class Event:
         channel: The `[notifications.X]` that was told.
         hook: The hook that ran, by its name.
         deadline: By when the policy wanted it rotated, UTC: its limit without the jitter that spreads work.
-        expires_at: When the old secret expires, UTC.
+        expires_at: Of the secret that is to be replaced, or of a credential of ours, UTC; None if it never does.
         tokens: How many a policy owns, as its sweep found.
         duration_s: Of the step that ended with this event, in seconds.
         waited_s: How long a request waited for its turn before it left, in seconds.
         skew_s: How far the API's clock is ahead of ours, by its latest answer, in seconds.
         opened_at: When the intent of the rotation was written, UTC.
-        expires_at: Of a credential of ours, UTC; None if it never does.
         failure: How a step failed; None if it did not.
     """
 
@@ -121,14 +128,14 @@ class Event:
     rotation_id: str = ""
     sink: str = ""
     location: str = ""
+    channel: str = ""
+    hook: str = ""
     version: str = ""
     outcome: Outcome | None = None
     reason: Reason | None = None
     step: Step | None = None
     error: str = ""
     message: str = ""
-    channel: str = ""
-    hook: str = ""
     deadline: datetime | None = None
     expires_at: datetime | None = None
     tokens: int | None = None
@@ -136,6 +143,5 @@ class Event:
     waited_s: float | None = None
     skew_s: float | None = None
     opened_at: datetime | None = None
-    expires_at: datetime | None = None
     strategy: Strategy | None = None
     failure: Kind | None = None

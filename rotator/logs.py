@@ -22,10 +22,13 @@ _LOUD = frozenset(
         EventName.AUDIT_LINES_MISSING,
         EventName.AUDIT_SHIPPING_FAILED,
         EventName.CREDENTIAL_EXPIRING,
+        EventName.CREDENTIAL_REJECTED,
         EventName.DELIVERY_FAILED,
         EventName.DRIFT_FOUND,
         EventName.EXPIRY_UNMOVED,
+        EventName.HOOK_FAILED,
         EventName.JOURNAL_FAILED,
+        EventName.NOTIFICATION_FAILED,
         EventName.PLACE_REFUSED,
         EventName.PLAN_REFUSED,
         EventName.PREFLIGHT_FAILED,
@@ -37,6 +40,8 @@ _LOUD = frozenset(
         EventName.ROTATION_UNSETTLED,
         EventName.SERVER_EXPOSED,
         EventName.SERIES_OMITTED,
+        EventName.ROTATION_VETOED,
+        EventName.SINK_WENT_DOWN,
         EventName.SWEEP_FAILED,
         EventName.SWEEP_MISSED,
         EventName.TOKEN_GONE,
@@ -116,8 +121,8 @@ class Log:
 
 
 _FIELDS = (
-    "provider", "policy", "token_id", "token_name", "rotation_id", "sink", "location", "outcome", "reason", "step",
-    "message",
+    "provider", "policy", "token_id", "token_name", "rotation_id", "sink", "location", "channel", "hook", "outcome",
+    "reason", "step", "message",
 )  # fmt: skip
 
 

@@ -18,10 +18,12 @@ from rotator.model import (
     Minted,
     NewToken,
     Place,
+    Reason,
     Receipt,
     Role,
     Rotation,
     Scope,
+    Strategy,
     Token,
 )
 from rotator.secret import Secret
@@ -368,4 +370,34 @@ class Journal(Protocol):
         Raises:
             Temporary, Permanent: Likewise.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What somebody may say no to: one token, just before its rotation begins.
+
+    Attributes:
+        at: UTC.
+        rotation_id: Of the rotation that would begin.
+        reason: Why it is due. `message`: the same in words.
+        places: Where its secret would go.
+    """
+
+    at: datetime
+    rotation_id: str
+    provider: str
+    policy: str
+    token: Token
+    reason: Reason
+    message: str
+    strategy: Strategy
+    places: tuple[Place, ...]
+
+
+class Veto(Protocol):
+    """Whoever is asked before a rotation begins."""
+
+    def ask(self, question: Question) -> str:
+        """Return why the token is to be left alone now; empty to go on. Never raises."""
         ...

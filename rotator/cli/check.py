@@ -9,20 +9,22 @@ from pathlib import Path
 
 import click
 
-from rotator.app import opened
+from rotator.app import channels, opened
 from rotator.claims import claims
 from rotator.cli.main import ATTENTION, FAILED, OK, USAGE, config_option, exit_code_of
 from rotator.clock import SystemClock
-from rotator.config import load
+from rotator.config import Config, load
 from rotator.config import schema as config_schema
 from rotator.engine.desk import Desk
 from rotator.engine.own import LOUD
 from rotator.engine.proving import Proof, prove
-from rotator.errors import Permanent, RotatorError, Temporary
+from rotator.errors import ConfigError, Permanent, RotatorError, Temporary
 from rotator.logs import Log
+from rotator.notify.channel import is_installed, missing
 from rotator.planning import gap_warnings
 from rotator.ports import OwnCredential
 from rotator.providers.astro.provider import AstroProvider, Probe
+from rotator.stores import Stores
 from rotator.text import visible
 from rotator.timing import spoken, stamp
 
@@ -45,10 +47,12 @@ def check(config_path: Path, online: bool) -> int:
     for policy in config.policies:
         for warning in gap_warnings(policy, now, now + _A_YEAR):
             click.echo(visible(f"warning: policy {policy.name}: {warning}", 500))
+    if config.notifications and not is_installed():
+        raise missing(next(iter(config.notifications)))
     if not online:
         return OK
     with opened(config, "check", [Log(terminal=sys.stderr.isatty())], writing=True) as app:
-        findings = [finding for desk in app.desks for finding in _told(desk)]
+        findings = [*_channels(config), *(finding for desk in app.desks for finding in _told(desk))]
     codes = {exit_code_of(finding.error) for finding in findings if finding.error is not None}
     return next((code for code in (USAGE, ATTENTION, FAILED) if code in codes), OK)
 
@@ -59,6 +63,22 @@ class _Finding:
 
     text: str
     error: RotatorError | None = None
+
+
+def _channels(config: Config) -> Iterator[_Finding]:
+    """Yield whether the URL of each channel can be used; nobody is contacted."""
+    stores = Stores(config)
+    try:
+        for channel in channels(config, stores):
+            finding = _Finding(f"notifications.{channel.name}: its URL can be used; whether it is heard is not tried")
+            try:
+                channel.validate()
+            except ConfigError as error:
+                finding = _Finding(f"notifications.{channel.name}: {error.message}", error)
+            click.echo(visible(finding.text, 800))
+            yield finding
+    finally:
+        stores.close()
 
 
 def _told(desk: Desk) -> Iterator[_Finding]:

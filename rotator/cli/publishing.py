@@ -1,7 +1,7 @@
-"""After a command that changed something: its metrics go to a Pushgateway or a node-exporter, its audit to a receiver.
+"""After a command that changed something: metrics, news and audit lines go where the config says.
 
-Both only if the config says so, and whatever becomes of it, that is said on standard error and never changes the exit
-code. Without `[metrics]` nothing is imported, listed or sent.
+Whatever becomes of it, that is said on standard error and never changes the exit code. What the config does not name is
+neither imported nor listed nor sent.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ import click
 
 from rotator.app import App
 from rotator.board import Board
+from rotator.cli.telling import tell_all
 from rotator.clock import SystemClock
 from rotator.config import Config
 from rotator.engine.standing import standings
@@ -36,16 +37,24 @@ class Publisher:
         return () if self._board is None else (self._board,)
 
     @contextmanager
-    def after(self, app: App) -> Iterator[None]:
-        """Publish after the block, also if it raised; not if it was interrupted, for then every second counts."""
+    def after(self, app: App, *, looks: bool = False) -> Iterator[None]:
+        """Publish after the block, also if it raised; if it was interrupted, people are told in a hurry and no more.
+
+        Args:
+            app: Everything.
+            looks: Whether people are also told what is about to expire.
+        """
         try:
             yield
         finally:
-            if not app.stop.is_set():
-                with suppress(OSError):  # whoever read standard error is gone
-                    if self._board is not None:
-                        self._published(app, self._board)
-                if app.shipper is not None:
+            with suppress(OSError):  # whoever read standard error is gone
+                snapshot = None
+                if self._board is not None and not app.stop.is_set():
+                    self._published(app, self._board)
+                    shown = self._board.snapshot(app.clock.now())
+                    snapshot = shown if all(desk.provider.name in shown.looked_at for desk in app.desks) else None
+                tell_all(app, snapshot, looks=looks)
+                if app.shipper is not None and not app.stop.is_set():
                     app.shipper.ship()  # what becomes of it is told as an event
 
     def _published(self, app: App, board: Board) -> None:

@@ -90,7 +90,7 @@ def sweep(
         if dry_run:
             return show_plan(app, policies, as_json=as_json)
         ask = sys.stdin.isatty() and not yes
-        with publisher.after(app):
+        with publisher.after(app, looks=True):
             return finish(run(app, policies, accept, ask=ask, bar=bar), as_json=as_json)
 
 
@@ -180,7 +180,8 @@ def exit_code(results: Sequence[Result], plans: Sequence[Plan], errors: Sequence
         codes.add(ATTENTION)
     if any(made.refused for made in plans):
         codes.add(REFUSED)
-    if outcomes & {Outcome.FAILED, Outcome.UNSETTLED} or any(made.held for made in plans):
+    is_held = any(made.held for made in plans) or any(result.held for result in results)
+    if outcomes & {Outcome.FAILED, Outcome.UNSETTLED} or is_held:
         codes.add(FAILED)
     last = ATTENTION if Outcome.QUARANTINED in outcomes else OK
     return next((code for code in (USAGE, ATTENTION, REFUSED, FAILED) if code in codes), last)
@@ -254,6 +255,7 @@ def _grouped(results: Sequence[Result]) -> dict[str, list[Result]]:
         "settled": [r for r in results if r.outcome is Outcome.SETTLED and not r.retired],
         "unsettled": [r for r in results if r.outcome is Outcome.UNSETTLED],
         "failed": [r for r in results if r.outcome in (Outcome.FAILED, Outcome.QUARANTINED)],
+        "held": [r for r in results if r.held],
         "retired": [r for r in results if r.retired],
     }
 
@@ -291,7 +293,7 @@ def _print_results(results: Sequence[Result], plans: Sequence[Plan]) -> None:
             r.scope,
             r.policy,
             str(r.reason or "retire"),
-            str(r.outcome or "skipped"),
+            str(r.outcome or ("held back" if r.held else "skipped")),
             "\n".join(r.locations),
             r.message,
         )

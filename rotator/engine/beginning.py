@@ -19,7 +19,7 @@ from rotator.errors import Permanent, Temporary
 from rotator.events import EventName
 from rotator.model import DeliveryRecord, Heal, Lineage, Outcome, Reason, Rotation, State, Step, Strategy, Token
 from rotator.planning import Candidate, deadline
-from rotator.ports import Provider
+from rotator.ports import Provider, Question
 
 BY_HAND = frozenset({Reason.REQUESTED, Reason.LEAKED})
 # How often within a week others may have undone our work before the next rotation would be a fight: a drift that we
@@ -46,6 +46,10 @@ def begin(desk: Desk, row: Candidate, *, revoke_first: bool = False) -> Result:
         if row.decision.heal in (Heal.ADOPT, Heal.REDELIVER):
             return result_of(row, None, "at the second look there was nothing to mend this way")
     preflight(desk, row, places=not revoke_first)
+    rotation_id = uuid.uuid4().hex
+    objection = _objection(desk, row, rotation_id)  # before the second look, for whoever is asked may take long
+    if objection:
+        return replace(result_of(row, None, objection), held=True)
     with _through(desk, row) as provider:
         # The version read here is the lock: if anybody changes the lineage after this, the intent is not written.
         with desk.step(Step.LOCK):
@@ -57,7 +61,7 @@ def begin(desk: Desk, row: Candidate, *, revoke_first: bool = False) -> Result:
             return _quarantined(desk, row, lineage)
         if row.strategy is Strategy.OVERLAP and token.kind != "STANDARD":
             raise Permanent(f'a twin would not be of its kind {token.kind}; use strategy = "in_place" for it')
-        rotation = _intended(desk, row, token, lineage)
+        rotation = _intended(desk, row, token, lineage, rotation_id)
         can_mint(desk, rotation)
         event = replace(
             desk.event(EventName.ROTATION_INTENDED, rotation, step=Step.INTEND, message=row.decision.message),
@@ -91,6 +95,31 @@ def preflight(desk: Desk, row: Candidate, *, places: bool = True) -> None:
                 desk.preflight(place)
 
 
+def _objection(desk: Desk, row: Candidate, rotation_id: str) -> str:
+    """Return why somebody who is asked first wants the token left alone; empty if nobody does."""
+    if desk.veto is None:
+        return ""
+    reason, said = row.decision.due or Reason.REQUESTED, row.decision.message
+    asked = Question(
+        at=desk.clock.now(),
+        rotation_id=rotation_id,
+        provider=desk.provider.name,
+        policy=row.policy.name,
+        token=row.token,
+        reason=reason,
+        message=said,
+        strategy=row.strategy,
+        places=row.places,
+    )
+    objection = desk.veto.ask(asked)
+    if objection:
+        event = desk.about(
+            EventName.ROTATION_VETOED, row.token, row.policy.name, message=objection, reason=reason, step=Step.PREFLIGHT
+        )
+        desk.record(event)
+    return objection
+
+
 def _look_again(desk: Desk, row: Candidate, lineage: Lineage) -> Token | None:
     """Return the token as it is now if it is the same one and still due."""
     planned = row.token
@@ -104,10 +133,10 @@ def _look_again(desk: Desk, row: Candidate, lineage: Lineage) -> Token | None:
     return token if refreshed(desk, row, token, lineage).due is not None else None
 
 
-def _intended(desk: Desk, row: Candidate, token: Token, lineage: Lineage) -> Rotation:
+def _intended(desk: Desk, row: Candidate, token: Token, lineage: Lineage, rotation_id: str) -> Rotation:
     overlaps = row.strategy is Strategy.OVERLAP
     return Rotation(
-        id=uuid.uuid4().hex,
+        id=rotation_id,
         provider=desk.provider.name,
         lineage=lineage.id,
         token_id=token.id,

@@ -42,12 +42,18 @@ class Breaker:
             left = self._until - now
         raise Temporary(f"the sink {self._sink} failed {FAILURES} times in a row; it is tried again later", left)
 
-    def note(self, error: RotatorError | None) -> None:
-        """Count what came of a call: only failures that may pass mean that the sink as a whole is down."""
+    def note(self, error: RotatorError | None) -> bool:
+        """Count what came of a call: only failures that may pass mean that the sink as a whole is down.
+
+        Returns:
+            Whether it went down, or came back, with this call.
+        """
         with self._lock:
+            was_down = self._until is not None
             if not isinstance(error, Temporary):
                 self._failures, self._until = 0, None
-                return
+                return was_down
             self._failures += 1
             if self._failures >= FAILURES:
                 self._until = self._clock.now() + PAUSE
+            return not was_down and self._until is not None

@@ -30,7 +30,7 @@ from rotator.model import (
     Token,
 )
 from rotator.planning import Candidate
-from rotator.ports import Clock, Emit, Follower, Journal, Provider, Sink, TokenRef, Write
+from rotator.ports import Clock, Emit, Follower, Journal, Provider, Sink, TokenRef, Veto, Write
 from rotator.secret import Secret
 
 Answer = TypeVar("Answer")
@@ -77,6 +77,7 @@ class Desk:
         policies: All of the provider's, in file order; ownership needs all, also when only one is swept.
         writing: Whether the journal may be written; without it only what reads may be called.
         stop: Set to claim nothing more; what has begun is finished or journalled.
+        veto: Asked before each rotation that a sweep or a person begins.
     """
 
     provider: Provider
@@ -90,6 +91,7 @@ class Desk:
     stop: threading.Event = field(default_factory=threading.Event)
     pools: dict[str, ThreadPoolExecutor] = field(default_factory=dict)
     breakers: dict[str, Breaker] = field(default_factory=dict)
+    veto: Veto | None = None
 
     def breaker(self, sink: str) -> Breaker:
         """Return the sink's circuit breaker."""
@@ -128,9 +130,15 @@ class Desk:
         try:
             self._ask(place.sink, lambda sink: sink.preflight(place))
         except RotatorError as error:
-            breaker.note(error)
+            if breaker.note(error):
+                self._tell_of(place.sink, EventName.SINK_WENT_DOWN, error.message)
             raise
-        breaker.note(None)
+        if breaker.note(None):
+            self._tell_of(place.sink, EventName.SINK_CAME_BACK)
+
+    def _tell_of(self, sink: str, name: EventName, message: str = "") -> None:
+        told = Event(name=name, at=self.clock.now(), provider=self.provider.name, sink=sink, message=message)
+        note(self.journal, self.emit, told)
 
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`."""
@@ -288,6 +296,7 @@ class Result:
         posted: Whether a new secret was asked for. `retired`: whether an old member was ended instead.
         locations: `sink:location` of its deliveries.
         credential_dead: Our own credential was rejected on the way.
+        held: A hook held it back, so nothing was begun.
     """
 
     token_id: str
@@ -303,6 +312,7 @@ class Result:
     retired: bool = False
     locations: tuple[str, ...] = ()
     credential_dead: bool = False
+    held: bool = False
 
 
 def _a(kind: type[Answer], answer: Answer) -> Answer:

@@ -217,7 +217,7 @@ def _begun(desk: Desk, row: Candidate, *, revoke_first: bool = False) -> Result:
     """Begin, again where a sweep that only looked came between; what was asked for is never left undone quietly."""
     for _ in range(ATTEMPTS):
         result = begin(desk, row, revoke_first=revoke_first)
-        if result.outcome is not None:
+        if result.outcome is not None or result.held:
             return result
     return replace(result, outcome=Outcome.FAILED)
 

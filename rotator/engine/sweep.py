@@ -87,6 +87,9 @@ def sweep(
             report.results.extend(_acted(desk, report.plan, planned_at))
         report.interrupted = desk.stop.is_set()
         is_whole = True
+    except CredentialRejected as error:
+        _rejected(desk, error.message)
+        raise
     finally:
         erase(desk)
         lasted_s = desk.clock.monotonic() - began_s
@@ -154,7 +157,7 @@ def _in_waves(desk: Desk, admitted: Sequence[Candidate]) -> Iterator[Result]:
             return
         bad: set[str] = set()
         for result in run(desk, [_work(desk, row) for row in batch]):
-            if result.outcome in _WORST:
+            if result.outcome in _WORST or result.held:
                 bad.add(result.policy)
             yield result
         for name in bad & queues.keys():
@@ -264,8 +267,9 @@ def run(desk: Desk, work: Sequence[Work]) -> Iterator[Result]:
             result = done.get().result()
             running -= 1
             if result is not None:
-                if result.credential_dead:
+                if result.credential_dead and not desk.stop.is_set():
                     desk.stop.set()
+                    _rejected(desk, result.message)
                 yield result
 
 
@@ -293,6 +297,10 @@ def _waiting(rotation: Rotation) -> Result:
         strategy=rotation.strategy,
         locations=tuple(f"{r.place.sink}:{r.place.location}" for r in rotation.deliveries),
     )
+
+
+def _rejected(desk: Desk, message: str) -> None:
+    _note(desk, [_about(desk, EventName.CREDENTIAL_REJECTED, "", message)])
 
 
 def _tell_failure(desk: Desk, row: Candidate, message: str) -> None:

@@ -39,6 +39,11 @@ MIGRATIONS = (
     INSERT INTO members SELECT provider, token_id, lineage FROM lineages;
     DROP INDEX lineages_by_token;
     """,
+    """
+    CREATE TABLE outbox (
+        kind TEXT NOT NULL, owner TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (kind, owner, name)
+    ) STRICT;
+    """,
 )
 
 

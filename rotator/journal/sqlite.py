@@ -22,6 +22,7 @@ from rotator.audit import Head, Shipped
 from rotator.errors import ConfigError, NotFound, Permanent, RotatorError, Temporary
 from rotator.events import Event, EventName
 from rotator.journal.lock import FileLock, Instances, refuse_network_file_system
+from rotator.journal.outbox import CURSOR, Change, Entry, changing
 from rotator.journal.rows import decode, encode, translated
 from rotator.journal.schema import migrate
 from rotator.journal.sealing import Fingerprints, Keyring, KeySource, key_id_of, sync_folder
@@ -104,6 +105,33 @@ class Reader:
         while rows := self._rows(paged, (token_id, after)):
             yield from (decode(body, Event) for _, body in rows)
             after = rows[-1][0]
+
+    def history_after(self, seq: int, limit: int = 1000) -> list[tuple[int, Event | None]]:
+        """Return facts with their numbers, oldest first; None for one that only a newer version can read.
+
+        Args:
+            seq: Those behind this one.
+            limit: At most so many.
+        """
+        sql = "SELECT seq, body FROM history WHERE seq > ? ORDER BY seq LIMIT ?"
+        return [(number, _readable(body)) for number, body in self._rows(sql, (seq, limit))]
+
+    def last_seq(self) -> int:
+        """Return the number of the latest fact; 0 if there is none."""
+        return max(
+            (int(seq) for (seq,) in self._rows("SELECT max(seq) FROM history HAVING max(seq) > 0", ())), default=0
+        )
+
+    def rotation(self, rotation_id: str) -> Rotation | None:
+        """Return a rotation, open or closed; None if there is none."""
+        rows = self._rows("SELECT body FROM rotations WHERE rotation_id = ?", (rotation_id,))
+        return decode(rows[0][0], Rotation) if rows else None
+
+    def outbox(self) -> tuple[int | None, list[Entry]]:
+        """Return how far history was read for the outbox, None if it never was, and what waits in it."""
+        cursor = self._rows("SELECT value FROM meta WHERE key = ?", (CURSOR,))
+        entries = self._rows("SELECT kind, owner, name, body FROM outbox ORDER BY kind, owner, name", ())
+        return (int(cursor[0][0]) if cursor else None), [Entry(*row) for row in entries]
 
     def last_sweeps(self, policies: Sequence[str]) -> Mapping[str, tuple[Event, datetime | None]]:
         """Return by policy the last `sweep_finished` and when one last settled everything, as far as is remembered.
@@ -338,6 +366,14 @@ class SqliteJournal(Reader):
         jobs = [Job(_noting(write), write.events, write.must_audit, write.durable) for write in writes]
         return tuple([bool(outcome) for outcome in self._writer.submit_all(jobs)])
 
+    def change_outbox(self, change: Change) -> bool:
+        """Commit a change of the outbox; False, with nothing changed, if another process was faster.
+
+        Raises:
+            Temporary, Permanent: Nothing was written.
+        """
+        return bool(self._writer.submit(Job(changing(change), durable=False)))
+
     def secret(self, rotation: Rotation) -> Secret:
         """See `ports.Journal`."""
         rows = self._rows("SELECT sealed FROM rotations WHERE rotation_id = ?", (rotation.id,))
@@ -517,6 +553,13 @@ def _is_as_read(connection: sqlite3.Connection, lineage: Lineage) -> bool:
 
 def _lineage(version: int, body: bytes) -> Lineage:
     return replace(decode(body, Lineage), version=version)
+
+
+def _readable(body: bytes) -> Event | None:
+    try:
+        return decode(body, Event)
+    except Permanent:
+        return None
 
 
 def _noting(write: Write) -> Callable[[sqlite3.Connection], bool]:

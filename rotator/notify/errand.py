@@ -1,0 +1,34 @@
+"""One thing that is done outside and may hang: in a thread of its own, which nobody has to wait for."""
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from rotator.notify.channel import THREAD
+
+Outcome = TypeVar("Outcome")
+
+
+class Errand(Generic[Outcome]):
+    """Runs at once.
+
+    Args:
+        owner: The channel or hook.
+        act: What to do; raises nothing.
+    """
+
+    def __init__(self, owner: str, act: Callable[[], Outcome]) -> None:
+        self.owner = owner
+        self._act = act
+        self._outcome: Outcome | None = None
+        # a daemon thread, for a process that is told to stop does not wait for a service that hangs
+        self._thread = threading.Thread(target=self._run, name=f"{THREAD}{owner}", daemon=True)
+        self._thread.start()
+
+    def wait(self, timeout_s: float) -> Outcome | None:
+        """Return what came of it; None if it is not done within so many seconds."""
+        self._thread.join(max(0.0, timeout_s))
+        return None if self._thread.is_alive() else self._outcome
+
+    def _run(self) -> None:
+        self._outcome = self._act()
