@@ -3,8 +3,11 @@
 The official client is loaded when it is first needed; it repeats nothing of itself but what was challenged with 401,
 and follows no redirect.
 
-Sources: learn.microsoft.com/en-us/rest/api/keyvault/secrets, learn.microsoft.com/en-us/azure/key-vault/general/
-rest-error-codes, .../general/soft-delete-overview, .../general/authentication-requests-and-responses (the challenge).
+Sources: learn.microsoft.com/en-us/azure/key-vault/general/rest-error-codes, .../general/soft-delete-overview (a
+deleted name cannot be used), .../general/authentication-requests-and-responses (the form of errors, and the
+challenge). The inner codes of a conflict are no part of Microsoft's contract; they are those of the samples and the
+change log of Azure.Security.KeyVault.Secrets in github.com/Azure/azure-sdk-for-net, and one that is not known is told
+by its status.
 """
 
 import logging

@@ -2,7 +2,7 @@
 
 Bodies, queries and headers never reach a message, and no exception of httpx leaves this module.
 
-Sources: docs.github.com/en/rest/using-the-rest-api/troubleshooting-the-rest-api (404 in place of 403, 401, 422),
+Sources: docs.github.com/en/rest/using-the-rest-api/troubleshooting-the-rest-api (404 in place of 403),
 .../rate-limits-for-the-rest-api and .../best-practices-for-using-the-rest-api (403 or 429 with `retry-after`, with
 `x-ratelimit-remaining: 0` and `x-ratelimit-reset`, or with neither: then wait at least a minute; few calls at a time).
 """

@@ -6,8 +6,8 @@ that very version. If somebody was faster, nothing happened: we merge anew. Vers
 mint id, so every step may be repeated.
 
 Source: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_PutSecretValue.html (a version that exists
-with the same value is left alone, with another it is an error) and API_UpdateSecretVersionStage.html (fails unless the
-label is attached to `RemoveFromVersionId`).
+with the same value is left alone, with another it is an error) and API_UpdateSecretVersionStage.html (where the label
+is attached, it fails unless `RemoveFromVersionId` names that version).
 """
 
 import re

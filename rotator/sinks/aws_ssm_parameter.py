@@ -4,7 +4,9 @@ Parameter Store has no compare-and-set, but counts versions: a put that yields a
 was read has replaced somebody's change, which is then read from the history and merged in. What nobody can see is who
 reads before our put and writes after it; reading back finds that.
 
-Source: https://docs.aws.amazon.com/systems-manager/latest/APIReference/API_PutParameter.html
+Source: https://docs.aws.amazon.com/systems-manager/latest/APIReference/API_PutParameter.html (names, fifteen levels,
+the sizes of the tiers and that Advanced cannot go back; an edit makes a new version). That versions count by one is
+not said there; the sink relies on it only to notice that somebody came between.
 """
 
 import re

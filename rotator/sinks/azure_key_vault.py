@@ -5,8 +5,9 @@ that write keys of one secret the later set wins, and drift shows it. Tags are s
 that stands in them arrived. Key Vault answers no question about rights: a preflight reads the place, and looks whether
 a deleted secret still holds its name, which attests and does not prove.
 
-Source: learn.microsoft.com/en-us/azure/key-vault/general/about-keys-secrets-certificates: a name holds 1 to 127 of
-0-9, a-z, A-Z and -, without regard to case; a value 25 KB; 15 tags of 256 characters.
+Sources: learn.microsoft.com/en-us/azure/key-vault/general/about-keys-secrets-certificates: a name holds 1 to 127 of
+0-9, a-z, A-Z and -, without regard to case; .../key-vault/secrets/about-secrets: a value has 25k bytes at most, and 15
+tags, of 256 characters each in name and value.
 """
 
 import re

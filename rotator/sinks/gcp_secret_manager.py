@@ -4,7 +4,8 @@ An add takes no precondition, so two writers are told apart by the numbers of th
 between the one it read and its own puts its keys into that one too. What is noted beside the value is an annotation of
 the secret, written under its etag. A version that arrived without its annotation is found by its value.
 
-Source: cloud.google.com/secret-manager/docs: an id holds at most 255 of A-Z, a-z, 0-9, _ and -; a value 64 KiB.
+Source: the API's own descriptions in google.cloud.secretmanager_v1.types: an id holds at most 255 of A-Z, a-z, 0-9, _
+and - (CreateSecretRequest), a value 64 KiB (SecretPayload).
 """
 
 import re

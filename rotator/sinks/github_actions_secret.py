@@ -4,8 +4,9 @@ GitHub gives no value back, so nothing can be compared: a delivery that is repea
 changes nothing for who reads it, and what is held is known by `updated_at` alone. A value leaves here in a sealed box
 for the public key that is fetched for the very write. Who may see an organization's secret is never changed.
 
-Source: docs.github.com/en/rest/actions/secrets. A name holds letters, digits and _, begins with neither a digit nor
-GITHUB_, is stored in upper case (docs.github.com/en/actions/reference/security/secrets); a value has 48 KB at most.
+Sources: docs.github.com/en/rest/actions/secrets (the calls); docs.github.com/en/actions/reference/security/secrets: a
+name holds letters, digits and _, begins with neither a digit nor GITHUB_, is stored in upper case; a value has 48 KB
+at most.
 """
 
 import base64

@@ -6,6 +6,9 @@ the alternative; there a field manager gives up the keys that its next apply lea
 Secret would delete each other's, and it needs force, hence no comparison, wherever kubectl wrote the key before.
 
 What we know of a key stands in an annotation `rotator/<key>` beside it, so that another journal, or none, finds it.
+
+Source: kubernetes.io/docs/reference/using-api/api-concepts, "Updates to existing resources" (a PATCH may be conditional
+on the resourceVersion; one that is stale is refused with 409).
 """
 
 import base64

@@ -1,8 +1,8 @@
 """A pytest plug-in: after the run, which sink keeps which promise, as one table.
 
 Load it with `-p rotator.testing.plugin`; `python -m rotator.testing` does. `--rotator-conformance` prints the table,
-`--rotator-conformance-file FILE` also writes it as Markdown. Two options, for one with an optional value would take the
-path of the tests for the file.
+`--rotator-conformance-file FILE` also writes it as Markdown for a README, narrow and with notes. Two options, for one
+with an optional value would take the path of the tests for the file.
 """
 
 from collections import Counter
@@ -13,10 +13,16 @@ from pathlib import Path
 import pytest
 
 from rotator.testing.contract import SinkContract
+from rotator.text import visible
 
 OPTION = "--rotator-conformance"
 FILE_OPTION = "--rotator-conformance-file"
 
+_SYMBOLS = {"FAIL": "✗", "pass": "✓", "skip": "–"}
+_LEGEND = (
+    "✓ kept · ✓ with a number: kept, but one form of delivery cannot be asked for it, and the note says why"
+    " · – cannot be asked of this sink, and the note says why · ✗ broken"
+)
 _KEY = pytest.StashKey["Table"]()
 
 
@@ -69,11 +75,15 @@ class Table:
         """All that were tried."""
         return sorted({sink for sink, _ in self.cells})
 
+    @property
+    def tried(self) -> list[str]:
+        """The behaviours that anything was asked for."""
+        return [name for name in self.behaviours if any((sink, name) in self.cells for sink in self.sinks)]
+
     def lines(self) -> Iterable[str]:
-        """Yield the table as Markdown that reads well on a terminal too, then why something was skipped."""
-        sinks = self.sinks
+        """Yield the table for a terminal, then why something was skipped."""
+        sinks, tried = self.sinks, self.tried
         rows = [["behaviour", *sinks]]
-        tried = [name for name in self.behaviours if any((sink, name) in self.cells for sink in sinks)]
         rows += [[name, *(self._verdict(sink, name) for sink in sinks)] for name in tried]
         rows += [["passed", *(str(self._count(sink, "pass")) for sink in sinks)]]
         rows += [["skipped", *(str(self._count(sink, "skip")) for sink in sinks)]]
@@ -93,12 +103,39 @@ class Table:
             for reason, names in why.items():
                 yield f"- {sink}: {reason}: {', '.join(names)}"
 
+    def markdown(self) -> Iterable[str]:
+        """Yield the table for a README: symbols for words, names of sinks broken over lines, reasons as notes."""
+        sinks = self.sinks
+        notes: dict[str, int] = {}
+        rows = [[name.replace("_", " "), *(self._symbol(sink, name, notes) for sink in sinks)] for name in self.tried]
+        counts = [[self._count(sink, verdict) for verdict in _SYMBOLS] for sink in sinks]
+        rows.append(["**kept, of those asked**", *(f"{kept}/{kept + broken}" for broken, kept, _ in counts)])
+        yield _row(["", *(sink.replace("_", "_<br>") for sink in sinks)])
+        yield _row(["---", *(":-:" for _ in sinks)])
+        yield from map(_row, rows)
+        yield ""
+        yield _LEGEND
+        yield ""
+        yield from (f"{number}. {visible(reason)}" for reason, number in notes.items())
+
+    def _symbol(self, sink: str, name: str, notes: dict[str, int]) -> str:
+        """Return a cell, and number its reasons among the notes."""
+        cell = self.cells.get((sink, name))
+        if cell is None:
+            return ""
+        numbers = [notes.setdefault(reason, len(notes) + 1) for reason in sorted(cell.reasons)]
+        return _SYMBOLS[cell.verdict] + (f"<sup>{','.join(map(str, numbers))}</sup>" if numbers else "")
+
     def _verdict(self, sink: str, name: str) -> str:
         cell = self.cells.get((sink, name))
         return cell.verdict if cell else "-"
 
     def _count(self, sink: str, verdict: str) -> int:
         return sum(cell.verdict == verdict for (name, _), cell in self.cells.items() if name == sink)
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def behaviour_of(item: pytest.Item) -> str:
@@ -146,7 +183,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.line(line)
     where = config.getoption(FILE_OPTION)
     if where:
-        Path(where).write_text("\n".join(lines) + "\n")
+        Path(where).write_text("\n".join(config.stash[_KEY].markdown()) + "\n")
 
 
 def _wanted(config: pytest.Config) -> bool:

@@ -10,8 +10,8 @@ SHARE = 0.95
 
 
 @pytest.fixture(scope="module")
-def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    """Run the kit over all and return, by type, what it says of each behaviour."""
+def tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Run the kit over all and return its table as it is printed, and as Markdown."""
     folder = tmp_path_factory.mktemp("site")
     install(folder, "rotator-faulty", ENTRIES, {})
     table = folder / "table.md"
@@ -19,13 +19,35 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
     options = ["-q", "--tb=no", "--rootdir", str(ROOT), "-p", "no:cacheprovider", "-r", ""]
     done = run(folder, "-m", "rotator.testing", kit, *options, "--rotator-conformance-file", str(table))
     assert table.exists(), done.stdout + done.stderr
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in table.read_text().splitlines()
-        if line.startswith("|")
-    ]
-    header, _, *body = rows
+    return done.stdout, table.read_text()
+
+
+@pytest.fixture(scope="module")
+def verdicts(tables: tuple[str, str]) -> dict[str, dict[str, str]]:
+    """Return, by type, what the kit says of each behaviour."""
+    header, _, *body = rows_of(tables[0])
     return {kind: {row[0]: row[column] for row in body} for column, kind in enumerate(header) if column}
+
+
+def rows_of(table: str) -> list[list[str]]:
+    """Return the cells of a table."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines]
+
+
+def test_the_readme_says_the_same(tables: tuple[str, str], verdicts: dict[str, dict[str, str]]) -> None:
+    """The Markdown table has the same verdicts as symbols, and a numbered note for whatever was skipped."""
+    header, _, *body = rows_of(tables[1])
+    symbols = {"pass": "✓", "skip": "–", "FAIL": "✗"}
+    kinds = [cell.replace("_<br>", "_") for cell in header]
+    for behaviour, *cells in body[:-1]:
+        said = [verdicts[kind][behaviour.replace(" ", "_")] for kind in kinds[1:]]
+        assert [cell.partition("<sup>")[0] for cell in cells] == [symbols[verdict] for verdict in said]
+    assert len(body) > 40
+    assert body[-1][kinds.index("good")] == f"{len(body) - 1}/{len(body) - 1}"
+    (column,) = [cells for cells in body if cells[0] == "what a person put there is read"]
+    assert column[kinds.index("write_only")] == "–<sup>1</sup>"
+    assert "1. it cannot read back what it holds" in tables[1].splitlines()
 
 
 def test_the_correct_sink_passes_everything(verdicts: dict[str, dict[str, str]]) -> None:

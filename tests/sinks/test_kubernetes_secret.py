@@ -880,8 +880,9 @@ class TestFaults:
         assert bench.plain()["token"] == OTHER
 
     def test_the_secret_travels_in_a_body_alone(self, bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-        """No path, query or header holds it, encoded or not, and no library logs it."""
-        caplog.set_level(logging.DEBUG)
+        """No path, query or header holds it, encoded or not, and no library logs it, nor the credential."""
+        for logger in (None, "kubernetes.client.rest", "urllib3"):
+            caplog.set_level(logging.DEBUG, logger)
         sink, proxy = bench.proxied()
         place = bench.place(sink=sink)
         sink.preflight(place)
@@ -890,6 +891,11 @@ class TestFaults:
         hidden = (CANARY, base64.b64encode(CANARY.encode()).decode())
         heads = repr([(seen.path, seen.headers) for seen in proxy.seen]) + caplog.text
         assert not [text for text in hidden if text in heads]
+        proxy.fault = lambda *_: status(403)
+        for call in (sink.preflight, sink.read_back, lambda place: sink.deliver(place, mint())):
+            with pytest.raises(Permanent):
+                call(place)
+        assert not [text for text in (*hidden, ADMIN) if text in caplog.text]
         assert [seen for seen in proxy.seen if hidden[1].encode() in seen.body]
         assert all("fieldManager=rotator" in seen.path for seen in proxy.seen if seen.method != "GET")
 
