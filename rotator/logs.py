@@ -19,6 +19,7 @@ _LOUD = frozenset(
     {
         EventName.AUDIT_FAILED,
         EventName.CREDENTIAL_EXPIRING,
+        EventName.CREDENTIAL_UNREADABLE,
         EventName.DELIVERY_FAILED,
         EventName.DRIFT_FOUND,
         EventName.EXPIRY_UNMOVED,

@@ -4,7 +4,7 @@ The only one is always renewed by overlap with itself: the old one ends only aft
 that authenticates. Of two, each is renewed through the other, one at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -80,8 +80,11 @@ def explained(desk: Desk, error: CredentialRejected) -> RotatorError:
 def expiring(desk: Desk) -> Iterator[Event]:
     """Yield a warning for each credential of ours that is close to its expiry."""
     now = desk.clock.now()
-    for token_id, own in desk.provider.own_credentials().items():
-        said = claims(own.read())
+    for token_id, own in _known(desk).items():
+        try:
+            said = claims(own.read())
+        except Temporary:
+            continue  # the provider said so
         if said is None or said.expires_at is None or said.expires_at - now > LOUD:
             continue
         yield Event(
@@ -91,6 +94,14 @@ def expiring(desk: Desk) -> Iterator[Event]:
             token_id=token_id,
             message=f"the credential {own.reference} that rotator works with expires {stamp(said.expires_at)}",
         )
+
+
+def _known(desk: Desk) -> Mapping[str, OwnCredential]:
+    """Return our credentials, or none: what is open is recovered also while the store of one cannot be reached."""
+    try:
+        return desk.provider.own_credentials()
+    except Temporary:
+        return {}
 
 
 def _other(desk: Desk, token_id: str) -> tuple[str, OwnCredential] | None:
