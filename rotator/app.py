@@ -16,7 +16,7 @@ from rotator.audit import AuditFile, AuditStream, Author
 from rotator.audit.shipping import Receiver, Shipper
 from rotator.clock import SystemClock
 from rotator.config import Config
-from rotator.credentials import Reference
+from rotator.credentials import STORED, Reference
 from rotator.engine.desk import Desk, Settings, note
 from rotator.engine.standing import Standing, unlisted
 from rotator.errors import ConfigError, Permanent, Temporary
@@ -200,8 +200,7 @@ def provider(config: Config, name: str, emit: Emit, clock: Clock, stores: Stores
     """Return the provider of a `[providers.X]` table; nothing is contacted yet."""
     table = config.providers[name]
     credentials = [_credential(text, stores) for text in table.credential]
-    for own in credentials:
-        own.read()  # a reference that yields nothing is a config error, found before anything is done
+    _require_one(credentials)
     settings = AstroSettings(
         name,
         table.organization_id,
@@ -250,7 +249,24 @@ def _hooks(config: Config, on: str) -> "list[Hook]":
 
 def _credential(text: str, stores: Stores) -> OwnCredential:
     reference = Reference.parse(text)
-    return OwnCredential(stores.name(reference), lambda: stores.read(reference))
+    return OwnCredential(stores.name(reference), lambda: stores.read(reference), reference.kind in STORED)
+
+
+def _require_one(credentials: Sequence[OwnCredential]) -> None:
+    """Find before anything is done that a reference yields nothing, or that no store can be reached.
+
+    Raises:
+        ConfigError: A reference yields nothing.
+        Temporary: None can be read now.
+    """
+    failures = []
+    for own in credentials:
+        try:
+            own.read()
+        except Temporary as error:  # said by whoever has to do without it
+            failures.append(error)
+    if len(failures) == len(credentials):
+        raise failures[0]
 
 
 def _settings(config: Config) -> Settings:

@@ -20,6 +20,7 @@ from rotator.text import visible
 
 FORMS = "env:NAME, file:/path, vault:mount/path#key or aws:name#key"
 LOCAL_FORMS = "env:NAME or file:/path"
+STORED = ("vault", "aws")  # kinds that a store is asked for
 Stores = Mapping[str, Callable[[str], Secret]]  # by kind: given the place, they return the value as it is now
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -66,7 +67,7 @@ class Reference:
             ValueError: It is none, or not of these forms; the message never repeats the text.
         """
         kind, _, place = text.strip().partition(":")
-        if kind in _STORED and not _LOOKS_SECRET.match(place):
+        if kind in STORED and not _LOOKS_SECRET.match(place):
             raise ValueError(f"{kind}: cannot be read before its store is logged in to; write {LOCAL_FORMS}")
         return cls.parse(text)
 
@@ -101,7 +102,7 @@ class Reference:
             ConfigError: There is no value, or it cannot be read.
             Temporary: The store cannot be reached now.
         """
-        value = _stored(self, stores) if self.kind in _STORED else _text(_READERS[self.kind](self, base))
+        value = _stored(self, stores) if self.kind in STORED else _text(_READERS[self.kind](self, base))
         if value is None:
             raise _unusable(self, f"holds no text of at most {_LONGEST} bytes; does it name the right thing?")
         if not value:
@@ -170,7 +171,6 @@ _FIXES = {
     errno.EISDIR: "names a folder, pipe or device, not a file: {path}",
 }
 _READERS: dict[str, Callable[[Reference, Path], bytes]] = {"env": _from_environment, "file": _from_file}
-_STORED = ("vault", "aws")
 _RULES: dict[str, tuple[Callable[[str], bool], str]] = {
     "env": (
         lambda place: bool(_ENV_NAME.fullmatch(place)),

@@ -62,6 +62,7 @@ class EventName(StrEnum):
     TOKEN_RETIRED = "token_retired"
     CREDENTIAL_REJECTED = "credential_rejected"
     CREDENTIAL_EXPIRING = "credential_expiring"
+    CREDENTIAL_UNREADABLE = "credential_unreadable"
     TOKEN_REQUEST_FAILED = "token_request_failed"
     TOKEN_REQUEST_IN_DOUBT = "token_request_in_doubt"
     EXPIRY_UNMOVED = "expiry_unmoved"

@@ -23,6 +23,7 @@ _LOUD = frozenset(
         EventName.AUDIT_SHIPPING_FAILED,
         EventName.CREDENTIAL_EXPIRING,
         EventName.CREDENTIAL_REJECTED,
+        EventName.CREDENTIAL_UNREADABLE,
         EventName.DELIVERY_FAILED,
         EventName.DRIFT_FOUND,
         EventName.EXPIRY_UNMOVED,

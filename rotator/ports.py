@@ -81,10 +81,12 @@ class OwnCredential:
     Attributes:
         reference: Where it is: `env:NAME`, `file:/absolute/path`, `vault:mount/path#key`, `aws:name#key`.
         read: Returns it as it is there now; raises ConfigError, or Temporary where its store cannot be reached.
+        is_remote: Reading it costs a request, so what was read serves for a moment.
     """
 
     reference: str
     read: Callable[[], Secret]
+    is_remote: bool = False
 
 
 class Provider(Protocol):
@@ -160,6 +162,7 @@ class Provider(Protocol):
 
         Raises:
             ConfigError: One of them cannot be read, or does not say which token it is.
+            Temporary: The store of one cannot be reached, and never could, so that any token may be this one.
         """
         ...
 

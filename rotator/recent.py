@@ -27,9 +27,9 @@ class _Entry(Generic[Made]):
     made: list[Made] = field(default_factory=list)
     error: RotatorError | OSError | None = None
 
-    def serves(self, asked_s: float) -> bool:
+    def serves(self, asked_s: float, moment_s: float) -> bool:
         """Whether it answers who asked at this time."""
-        return asked_s < self.at_s if self.error else asked_s < self.at_s + MOMENT_S
+        return asked_s < self.at_s if self.error else asked_s < self.at_s + moment_s
 
 
 class Recent(Generic[Made]):
@@ -37,10 +37,12 @@ class Recent(Generic[Made]):
 
     Args:
         monotonic: Returns seconds that never go back.
+        moment_s: How long a thing serves.
     """
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic, moment_s: float = MOMENT_S) -> None:
         self._monotonic = monotonic
+        self._moment_s = moment_s
         self._lock = threading.Lock()
         self._entries: dict[Hashable, _Entry[Made]] = {}
 
@@ -49,7 +51,7 @@ class Recent(Generic[Made]):
         asked_s = self._monotonic()
         entry = self._entry(key, asked_s)
         with entry.lock:
-            if not entry.serves(asked_s):
+            if not entry.serves(asked_s, self._moment_s):
                 entry.error, entry.at_s = None, float("-inf")
                 try:
                     entry.made = [make()]
@@ -60,8 +62,15 @@ class Recent(Generic[Made]):
                 raise entry.error
             return entry.made[0]
 
+    def forget(self, key: Hashable) -> None:
+        """Have the next one who asks make it anew."""
+        with self._lock:
+            self._entries.pop(key, None)
+
     def _entry(self, key: Hashable, now_s: float) -> _Entry[Made]:
         with self._lock:
             if len(self._entries) >= _KEPT:
-                self._entries = {k: e for k, e in self._entries.items() if e.serves(now_s) or e.lock.locked()}
+                self._entries = {
+                    k: e for k, e in self._entries.items() if e.serves(now_s, self._moment_s) or e.lock.locked()
+                }
             return self._entries.setdefault(key, _Entry())

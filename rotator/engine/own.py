@@ -4,7 +4,7 @@ The only one is always renewed by overlap with itself: the old one ends only aft
 that authenticates. Of two, each is renewed through the other, one at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -81,8 +81,11 @@ def explained(desk: Desk, error: CredentialRejected) -> RotatorError:
 def credentials(desk: Desk) -> Iterator[Event]:
     """Yield until when each credential of ours says that it lives."""
     now = desk.clock.now()
-    for token_id, own in desk.provider.own_credentials().items():
-        said = claims(own.read())
+    for token_id, own in _known(desk).items():
+        try:
+            said = claims(own.read())
+        except Temporary:
+            continue  # the provider said so
         yield Event(
             name=EventName.CREDENTIAL_READ,
             at=now,
@@ -103,6 +106,14 @@ def expiring(fact: Event) -> Event:
     until = stamp(fact.expires_at) if fact.expires_at is not None else ""
     said = f"the credential {fact.location} that rotator works with expires {until}"
     return replace(fact, name=EventName.CREDENTIAL_EXPIRING, location="", message=said)
+
+
+def _known(desk: Desk) -> Mapping[str, OwnCredential]:
+    """Return our credentials, or none: what is open is recovered also while the store of one cannot be reached."""
+    try:
+        return desk.provider.own_credentials()
+    except Temporary:
+        return {}
 
 
 def _other(desk: Desk, token_id: str) -> tuple[str, OwnCredential] | None:

@@ -1,7 +1,7 @@
 """The Astro provider: lists, reads and rotates tokens; the engine's `ports.Provider`, and the token commands' hands.
 
 It owns no state but connections, pacing and the measured clock skew, and everything may be called from many threads.
-It never sends a rotate or a create twice. The credential is read at every call and kept nowhere.
+It never sends a rotate or a create twice. The credential is read at every call, see `own`.
 """
 
 import copy
@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from rotator.claims import claims
-from rotator.errors import ConfigError, CredentialRejected, NotFound, OutcomeUnknown, Permanent, Temporary
+from rotator.errors import ConfigError, NotFound, OutcomeUnknown, Permanent, Temporary
 from rotator.model import Minted, NewToken, Role, Scope, Token
 from rotator.ports import Clock, Emit, Listing, OwnCredential, TokenRef
 from rotator.providers.astro.failures import Operation
@@ -21,6 +21,7 @@ from rotator.providers.astro.generations import GENERATIONS, PAGE, Collection
 from rotator.providers.astro.http import AstroHttp, Call, Endpoint, ReadSecret, Result, TransportFactory
 from rotator.providers.astro.limiter import Limiters
 from rotator.providers.astro.listing import whole
+from rotator.providers.astro.own import Memory, OwnCredentials
 from rotator.providers.astro.seen import SeenIds
 from rotator.providers.astro.wire import (
     Home,
@@ -85,7 +86,7 @@ class AstroProvider:
 
     Args:
         settings: From the config.
-        credentials: Ours, read anew at each call: the first one works, another only while the first is rejected.
+        credentials: Ours: the first one works, another only while it is rejected or cannot be read.
         clock: For pacing and retries.
         emit: Told of every request; must not raise.
         dice: For the spread of retries.
@@ -110,8 +111,7 @@ class AstroProvider:
         self.name = settings.name
         self.organization_id = settings.organization_id
         self._generation = GENERATIONS[settings.api_version]
-        self._credentials = tuple(credentials)
-        self._working = 0
+        self._own = OwnCredentials(settings.name, credentials, Memory(settings.name, clock, emit))
         self._http = AstroHttp(settings.name, settings.endpoint, clock, emit, dice, transport)
         self._limiters = Limiters({method.upper(): limit for method, limit in settings.rate.items()}, clock)
 
@@ -135,27 +135,15 @@ class AstroProvider:
 
     def own_credentials(self) -> Mapping[str, OwnCredential]:
         """See `ports.Provider`."""
-        found: dict[str, OwnCredential] = {}
-        for own in self._credentials:
-            said = claims(own.read())
-            if said is None:
-                continue  # no JWT at all: the API rejects it
-            if not said.token_id:
-                raise ConfigError.of(
-                    f"providers.{self.name}.credential",
-                    f"{own.reference} does not say which token it is (its JWT has no apiTokenId), so rotator could end"
-                    " the token that it works with; use an Astro API token",
-                )
-            found.setdefault(said.token_id, own)
-        return found
+        return self._own.by_token()
 
     def through(self, credential: ReadSecret) -> "AstroProvider":
         """See `ports.Provider`."""
-        return self._with(OwnCredential("", credential), *self._credentials)
+        return self._with(self._own.before(OwnCredential("", credential)))
 
     def alone(self, own: OwnCredential) -> "AstroProvider":
         """Return the same provider working with this credential and no other, to see whether it works."""
-        return self._with(own)
+        return self._with(self._own.alone(own))
 
     def clock_skew(self) -> timedelta | None:
         """See `ports.Provider`."""
@@ -256,7 +244,7 @@ class AstroProvider:
         organization = Listing(frozenset({Scope.ORGANIZATION}))
         part = next(self._generation.collections(self.organization_id, organization))
         page = self._page(part, self._tokens, limit=1)
-        own = claims(self._credentials[0].read())
+        own = claims(self._own.first.read())
         return Probe(
             token_id=own.token_id if own else "",
             expires_at=own.expires_at if own else None,
@@ -274,9 +262,9 @@ class AstroProvider:
         """Close all connections."""
         self._http.close()
 
-    def _with(self, *credentials: OwnCredential) -> "AstroProvider":
+    def _with(self, own: OwnCredentials) -> "AstroProvider":
         other = copy.copy(self)
-        other._credentials, other._working = credentials, 0
+        other._own = own
         return other
 
     def _listed(self, listing: Listing, decode: DecodePart[Row]) -> Iterator[Row]:
@@ -339,19 +327,12 @@ class AstroProvider:
         return Home(self.organization_id, ref.workspace_id, ref.deployment_id)
 
     def _send(self, call: Call[Result], credential: ReadSecret | None = None) -> Result:
-        """Send with the given credential, or with our own: another one where the first was rejected."""
+        """Send with the given credential, or with our own."""
         if credential is not None:
             return self._http.send(call, credential, self._limiters)
-        order = [*self._credentials[self._working :], *self._credentials[: self._working]]
-        for own in order[:-1]:
-            try:
-                return self._http.send(call, own.read, self._limiters)
-            except CredentialRejected:
-                if not call.operation.is_repeatable:
-                    raise
-        answer = self._http.send(call, order[-1].read, self._limiters)
-        self._working = self._credentials.index(order[-1])  # what cannot be repeated starts with one that works
-        return answer
+        return self._own.send(
+            lambda read: self._http.send(call, read, self._limiters), is_repeatable=call.operation.is_repeatable
+        )
 
 
 def ref_of(token: Token) -> TokenRef:
