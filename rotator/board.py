@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
+from rotator.config import Config
 from rotator.engine.standing import Standing
 from rotator.events import Event, EventName
 from rotator.model import Outcome, Policy, Reason
@@ -225,28 +226,17 @@ class Board:
         self._config_at: datetime | None = None
         self._config_problem = ""
 
-    def configure(
-        self,
-        policies: Iterable[Policy],
-        providers: Mapping[str, str],
-        sinks: Mapping[str, str],
-        at: datetime,
-        *,
-        channels: Iterable[str] = (),
-        hooks: Iterable[str] = (),
-        max_series: int = MAX_TOKENS,
-    ) -> None:
+    def configure(self, config: Config, at: datetime) -> None:
         """Show another configuration: what it still names keeps what is known of it, the rest vanishes.
 
         Args:
-            policies: In file order.
-            providers, sinks: Name to type.
+            config: The one in force; at least its `[metrics] max_tokens` rows of a provider are kept from now on.
             at: When it was loaded, UTC.
-            channels, hooks: Names of what notifies, and of what runs.
-            max_series: `[metrics] max_tokens`; at least so many rows of a provider are kept from the next look on.
         """
+        providers = {name: table.type for name, table in config.providers.items()}
+        sinks = {name: sink.kind for name, sink in config.sinks.items()}
         with self._lock:
-            self._policies = {policy.name: _policy_row(policy, self._policies) for policy in policies}
+            self._policies = {policy.name: _policy_row(policy, self._policies) for policy in config.policies}
             self._providers = {
                 name: self._providers.get(name) or Health(name, kind) for name, kind in providers.items()
             }
@@ -259,9 +249,11 @@ class Board:
                     known.pop(name)
             self._credentials = {key: own for key, own in self._credentials.items() if own.provider in providers}
             strategies = {name: row.strategy for name, row in self._policies.items()}
-            self._max_series = max_series
-            named = (frozenset(providers), frozenset(sinks), frozenset(channels), frozenset(hooks))
-            self._names = Names(strategies, *named)
+            self._max_series = config.metrics.max_tokens
+            hooks = frozenset(hook.name for hook in config.hooks)
+            self._names = Names(
+                strategies, frozenset(providers), frozenset(sinks), frozenset(config.notifications), hooks
+            )
             self._config_at, self._config_problem = at, ""
 
     def restore(self, policy: str, last: Event, success_at: datetime | None) -> None:

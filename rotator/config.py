@@ -21,13 +21,13 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from rotator import sinks
+from rotator.address import Address
 from rotator.audit.shipping import checked_url
 from rotator.credentials import FORMS, LOCAL_FORMS, Reference
 from rotator.errors import ConfigError, Problem
 from rotator.model import Brake, Delivery, Grade, Policy, Scope, Select, Share, Strategy, Wave, When
 from rotator.notify.topics import DEFAULT, Topic
 from rotator.schedule import Schedule, Windows, parse_zone
-from rotator.server.address import Address
 from rotator.timing import parse_duration, parse_percent
 
 _EVERY_NAME = ("*",)

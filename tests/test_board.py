@@ -1,5 +1,6 @@
 """The board: what the page, the metrics and the notifications read."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,9 +15,8 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 def configured(bench: Lab) -> Board:
     """Return a board that knows the lab's config and nothing else."""
-    board, config = Board(NOW), bench.config
-    providers = {name: table.type for name, table in config.providers.items()}
-    board.configure(config.policies, providers, {name: sink.kind for name, sink in config.sinks.items()}, NOW)
+    board = Board(NOW)
+    board.configure(bench.config, NOW)
     return board
 
 
@@ -78,7 +78,8 @@ def test_another_config_keeps_what_it_still_names(tmp_path: Path) -> None:
         board.refuse_config("it is broken")
         assert board.snapshot(NOW).config_problem == "it is broken"
         later = NOW + timedelta(hours=1)
-        board.configure(bench.config.policies, {"astro": "astro"}, {"other": "file"}, later)
+        config = bench.config
+        board.configure(replace(config, sinks={"other": config.sinks["files"]}), later)
         shown = board.snapshot(later)
     assert (shown.config_problem, shown.config_at) == ("", later)
     assert [row.outcome for row in shown.policies] == ["failed"]

@@ -71,9 +71,8 @@ class Publisher:
 
 def _board(config: Config) -> Board:
     now = SystemClock().now()
-    board, kinds = Board(now), {name: sink.kind for name, sink in config.sinks.items()}
-    providers = {name: table.type for name, table in config.providers.items()}
-    board.configure(config.policies, providers, kinds, now, max_series=config.metrics.max_tokens)
+    board = Board(now)
+    board.configure(config, now)
     return board
 
 

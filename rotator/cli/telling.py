@@ -38,7 +38,7 @@ def tell_all(app: App, snapshot: Snapshot | None = None, *, looks: bool = False)
 def _looked(app: App) -> Snapshot | None:
     """Return where the tokens of all providers stand now; None where one cannot be listed."""
     board, now = Board(app.clock.now()), app.clock.now()
-    board.configure(app.config.policies, dict.fromkeys(app.config.providers, ""), {}, now)
+    board.configure(app.config, now)
     for desk in app.desks:
         if desk.stop.is_set():
             return None

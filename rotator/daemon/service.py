@@ -7,7 +7,7 @@ log, audit, metrics and on the status page. Secrets behind references need no re
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,6 +16,7 @@ from rotator.app import App, opened
 from rotator.board import Board
 from rotator.clock import SystemClock
 from rotator.config import Config, ServerTable, load
+from rotator.daemon.repeating import Repeating
 from rotator.daemon.sweeper import Sweeper
 from rotator.daemon.systemd import Systemd
 from rotator.daemon.timetable import Timetable, missed
@@ -24,11 +25,14 @@ from rotator.engine.desk import note
 from rotator.errors import ConfigError, RotatorError
 from rotator.events import Event, EventName
 from rotator.model import Lineage
+from rotator.notify.notifier import Notifier
 from rotator.ports import Clock, Emit
 from rotator.server import Endpoints, Serving, serve
 from rotator.text import visible
 
 TICK, WATCH = timedelta(seconds=1), timedelta(seconds=2)
+BESIDE = timedelta(seconds=5)  # between two looks at whom to tell and what to ship
+_LAST_WORDS_S = 5.0  # for telling people, when the process ends
 DEAD_S = 30.0  # without a tick for so long the process is not alive
 
 
@@ -37,20 +41,29 @@ class Generation:
     """One configuration at work.
 
     Attributes:
+        beside: What is done beside the sweeps.
         closing: Closes the application.
     """
 
     app: App
     sweepers: tuple[Sweeper, ...]
+    beside: tuple[Repeating, ...]
     closing: ExitStack
 
-    def end(self) -> None:
-        """Begin nothing more, wait for what has begun, and close everything."""
-        for sweeper in self.sweepers:
-            sweeper.end()
-        for sweeper in self.sweepers:
-            sweeper.join()
-        self.closing.close()
+    def start(self) -> None:
+        """Begin."""
+        for worker in (*self.sweepers, *self.beside):
+            worker.start()
+
+    def finish(self) -> None:
+        """Begin nothing more, and wait for what has begun; `closing` is the caller's."""
+        workers = (*self.sweepers, *self.beside)
+        for worker in workers:
+            worker.end()
+        if self.app.shipper is not None:
+            self.app.shipper.stop()
+        for worker in workers:
+            worker.join()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +159,9 @@ class Service:
         self._timetable.close()
         with self._swapping:
             self._note(EventName.DAEMON_STOPPED, "what had begun is finished or journalled")
-            self._working.end()
+            self._working.finish()
+            self._say_last_words(self._working.app)
+            self._working.closing.close()
         if self._serving is not None:
             self._serving.close()
 
@@ -172,7 +187,8 @@ class Service:
         except BaseException:
             generation.closing.close()
             raise
-        self._working.end()
+        self._working.finish()
+        self._working.closing.close()
         self._install(generation)
 
     def _serve(self, table: ServerTable, before: ServerTable) -> None:
@@ -210,21 +226,36 @@ class Service:
             app = stack.enter_context(opened(config, "run", self._listeners, writing=True))
             sweepers = tuple(Sweeper(desk, _lineages(app, desk.provider.name), self._board) for desk in app.desks)
             closing = stack.pop_all()
-        return Generation(app, sweepers, closing)
+        return Generation(app, sweepers, tuple(self._beside(app)), closing)
+
+    def _beside(self, app: App) -> Iterator[Repeating]:
+        def crashed(kind: str) -> None:
+            said = f"unexpected {kind} beside the sweeps; it is tried again"
+            app.emit(Event(name=EventName.SWEEP_FAILED, at=self._clock.now(), error=kind, message=said))
+
+        notifier, shipper = app.notifier, app.shipper
+        if notifier is not None:
+            yield Repeating("telling", lambda: self._tell(app, notifier), BESIDE, crashed)
+        if shipper is not None:
+            yield Repeating("shipping", shipper.ship, BESIDE, crashed)
+
+    def _tell(self, app: App, notifier: Notifier) -> None:
+        """Tell people and hooks what is new; of expiries only once all providers have been looked at."""
+        now = self._clock.now()
+        snapshot = self._board.snapshot(now)
+        is_whole = all(desk.provider.name in snapshot.looked_at for desk in app.desks)
+        notifier.pass_once(snapshot if is_whole else None, now)
 
     def _install(self, generation: Generation) -> None:
         """Let a generation work; the one before it has ended."""
         config, now = generation.app.config, self._clock.now()
-        kinds = {name: sink.kind for name, sink in config.sinks.items()}
-        providers, most = {name: p.type for name, p in config.providers.items()}, config.metrics.max_tokens
-        self._board.configure(config.policies, providers, kinds, now, max_series=most)
+        self._board.configure(config, now)
         for name in generation.app.unserved():
             self._board.take(name, generation.app.unserved_standings(name), now)
         self._current = generation
         if self._stop.is_set():  # told to stop meanwhile
             generation.app.halt()
-        for sweeper in generation.sweepers:
-            sweeper.start()
+        generation.start()
         exposed = self._serving.exposed(now) if self._serving is not None else None
         if exposed is not None:
             generation.app.emit(exposed)
@@ -282,6 +313,12 @@ class Service:
         """Pass an event on to the sweeper of its provider."""
         for sweeper in self._current.sweepers if self._current is not None else ():
             sweeper.note(event)
+
+    def _say_last_words(self, app: App) -> None:
+        """Tell what the last sweep came to before the process ends; what fails is told by the next one."""
+        if app.notifier is not None:
+            with suppress(RotatorError):
+                app.notifier.pass_once(None, self._clock.now(), patience_s=_LAST_WORDS_S, flush=True)
 
     def _refused(self, error: RotatorError) -> None:
         said = "; ".join(str(one) for one in error.problems) if isinstance(error, ConfigError) else error.message

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from rotator.server.address import Address, is_welcome
+from rotator.address import Address, is_welcome
 from rotator.server.endpoints import Endpoints
 from rotator.server.health import health
 from rotator.server.lanes import Failed, Lane

@@ -8,9 +8,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
+from rotator.address import Address
 from rotator.errors import ConfigError
 from rotator.events import Event, EventName
-from rotator.server.address import Address
 from rotator.server.endpoints import Endpoints
 
 if TYPE_CHECKING:

@@ -4,11 +4,14 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from rotator.board import Board
+from rotator.config import load
 from rotator.engine.standing import Standing
 from rotator.events import Event, EventName
 from rotator.metrics import Metrics
@@ -29,7 +32,8 @@ def scraped(tokens: int) -> None:
     """Print what one size costs."""
     board = Board(NOW)
     metrics = Metrics(board, lambda: NOW, lambda _: None)
-    board.configure((), {"astro": "astro"}, {}, NOW, max_series=tokens)
+    config = load(Path("config.example.toml"))
+    board.configure(replace(config, metrics=config.metrics.model_copy(update={"max_tokens": tokens})), NOW)
     board.take("astro", [standing(number) for number in range(tokens)], NOW)
     registry = CollectorRegistry()
     gauges = [Gauge(f"token_{n}", "A gauge.", ("policy", "token_id", "name"), registry=registry) for n in range(4)]

@@ -47,7 +47,7 @@ def working(bench: Lab) -> Iterator[Working]:
     """Start a sweeper; what it did at its start is over."""
     with bench.app() as app:
         board = Board(app.clock.now())
-        board.configure(app.config.policies, {"astro": "astro"}, {"files": "file"}, app.clock.now())
+        board.configure(app.config, app.clock.now())
         sweeper = Sweeper(app.desks[0], lambda: app.reader.every_lineage("astro"), board)
         sweeper.start()
         try:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prometheus_client.metrics_core import Metric
@@ -18,10 +18,9 @@ from tests.lab import Lab, lab
 
 def configure(board: Board, config: Config, bench: Lab, max_tokens: int = 1000) -> None:
     """Let a board know a config as the application does."""
-    providers = {name: table.type for name, table in config.providers.items()}
-    kinds = {name: sink.kind for name, sink in config.sinks.items()}
     assert bench.clock is not None
-    board.configure(config.policies, providers, kinds, bench.clock.now(), max_series=max_tokens)
+    metrics = config.metrics.model_copy(update={"max_tokens": max_tokens})
+    board.configure(replace(config, metrics=metrics), bench.clock.now())
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rotator.server.address import Address, is_welcome
+from rotator.address import Address, is_welcome
 
 LOOPBACK, EVERYWHERE = Address("127.0.0.1", 9464), Address("0.0.0.0", 9464)
 

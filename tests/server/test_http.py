@@ -15,12 +15,12 @@ from typing import Any
 import httpx
 import pytest
 
+from rotator.address import Address
 from rotator.board import Board
 from rotator.config import load
 from rotator.engine.standing import standings
 from rotator.errors import ConfigError
 from rotator.server import edge, serve
-from rotator.server.address import Address
 from rotator.server.application import Application
 from tests.lab import lab
 from tests.server import boards
@@ -383,10 +383,8 @@ def test_others_can_reach_it_only_when_asked_and_a_warning_says_so() -> None:
 def test_no_secret_is_shown(tmp_path: Path) -> None:
     """After a real sweep no secret of any token, old or new, is in the page or in the JSON."""
     with lab(tmp_path) as bench:
-        config, board = bench.config, Board(datetime.now(UTC))
-        providers = {name: table.type for name, table in config.providers.items()}
-        kinds = {name: sink.kind for name, sink in config.sinks.items()}
-        board.configure(config.policies, providers, kinds, datetime.now(UTC))
+        board = Board(datetime.now(UTC))
+        board.configure(bench.config, datetime.now(UTC))
         secrets = {bench.sandbox.store.secret_of(token_id) for token_id in bench.sandbox.store.tokens}
         bench.sweep()
         secrets |= {bench.sandbox.store.secret_of(token_id) for token_id in bench.sandbox.store.tokens}
