@@ -32,7 +32,7 @@ from rotator.text import visible
 
 TICK, WATCH = timedelta(seconds=1), timedelta(seconds=2)
 BESIDE = timedelta(seconds=5)  # between two looks at whom to tell and what to ship
-_LAST_WORDS_S = 5.0  # for telling people, when the process ends
+_PATIENCE_S, _LAST_WORDS_S = 10.0, 5.0  # for telling people; when the process ends
 DEAD_S = 30.0  # without a tick for so long the process is not alive
 
 
@@ -52,17 +52,20 @@ class Generation:
 
     def start(self) -> None:
         """Begin."""
-        for worker in (*self.sweepers, *self.beside):
+        for worker in self._workers:
             worker.start()
+
+    @property
+    def _workers(self) -> tuple[Sweeper | Repeating, ...]:
+        return (*self.sweepers, *self.beside)
 
     def finish(self) -> None:
         """Begin nothing more, and wait for what has begun; `closing` is the caller's."""
-        workers = (*self.sweepers, *self.beside)
-        for worker in workers:
+        for worker in self._workers:
             worker.end()
         if self.app.shipper is not None:
             self.app.shipper.stop()
-        for worker in workers:
+        for worker in self._workers:
             worker.join()
 
 
@@ -244,7 +247,7 @@ class Service:
         now = self._clock.now()
         snapshot = self._board.snapshot(now)
         is_whole = all(desk.provider.name in snapshot.looked_at for desk in app.desks)
-        notifier.pass_once(snapshot if is_whole else None, now)
+        notifier.pass_once(snapshot if is_whole else None, now, patience_s=_PATIENCE_S)
 
     def _install(self, generation: Generation) -> None:
         """Let a generation work; the one before it has ended."""
