@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rotator.audit import AuditFile, Author, Head, canonical, verify
+from rotator.audit.chain import Line, line_hash, parsed
+from rotator.audit.chain import written as written_line
 from rotator.errors import AuditUnavailable, ConfigError
 from rotator.events import Event, EventName
 
@@ -125,3 +127,15 @@ VALUES = st.recursive(TEXT | st.integers(-(2**53) + 1, 2**53 - 1), lambda inner:
 def test_lines_are_hashed_in_the_canonical_form_of_rfc_8785(record: dict[str, object]) -> None:
     """Whoever verifies the chain with another implementation comes to the same hashes."""
     assert canonical(record) == rfc8785.dumps(record)  # type: ignore[arg-type]
+
+
+@given(st.dictionaries(KEYS, VALUES), st.integers(1, 2**53 - 1))
+def test_a_line_is_read_back_whatever_it_holds(record: dict[str, object], seq: int) -> None:
+    """Both readers of lines, the fast one and the one for escapes, come to the hash that was written."""
+    said = {**record, "seq": seq, "prev_hash": "0" * 64}
+    said.pop("hash", None)
+    line = parsed(written_line({**said, "hash": line_hash("0" * 64, said)}))
+    assert isinstance(line, Line)
+    assert (line.head.seq, line.record) == (seq, said)
+    spaced = json.dumps({**said, "hash": line.head.hash}).encode() + b"\n"
+    assert parsed(spaced) == line

@@ -72,9 +72,9 @@ def markdown(report: Report) -> str:
         f"Durations count up to {stamp(evidence.as_of)}. A rotation is late when it came more than"
         f" {spoken(evidence.period.tolerance)} after its policy's limit, or after the old secret had expired.",
         "## Input",
-        _table([{"file": file.name, "SHA-256": file.digest} for file in report.files]),
+        _table([{"File": file.name, "SHA-256": file.digest} for file in report.files]),
         "## Summary",
-        _table([{"": name.replace("_", " "), "count": value} for name, value in summary(evidence).items()]),
+        _table([{"What": name.replace("_", " "), "Count": value} for name, value in summary(evidence).items()]),
     ]
     for title, rows, nothing in _chapters(evidence):
         parts += [f"## {title}", _table(rows) if rows else nothing]
@@ -96,6 +96,7 @@ def summary(evidence: Evidence) -> dict[str, int]:
         "without_a_known_deadline": verdicts.count("unknown"),
         "not_rotated": verdicts.count("not rotated"),
         "settled": sum(row.settled_at is not None for row in rows),
+        "tokens_ended": evidence.ended,
         "leaks": len(evidence.leaks),
         "actions_by_hand": len(evidence.by_hand),
         "still_open": sum(row.until is None for row in evidence.episodes),
@@ -228,7 +229,11 @@ _COLUMNS = (
 
 def _chapters(evidence: Evidence) -> Iterable[tuple[str, Sequence[Row], str]]:
     sections = _sections(evidence)
-    yield "Coverage by policy", sections["policies"], "No policy appears in the lines of the period."
+    yield (
+        "Coverage by policy",
+        [_read(row) for row in sections["policies"]],
+        "No policy appears in the lines of the period.",
+    )
     yield "Rotations", [_read(row) for row in sections["rotations"]], "No rotation in the period."
     yield "Leaks", [_read(row) for row in sections["leaks"]], "No leak was reported in the period."
     yield "By hand", [_read(row) for row in sections["by_hand"]], "Nothing was done by hand in the period."
@@ -242,7 +247,7 @@ def _chapters(evidence: Evidence) -> Iterable[tuple[str, Sequence[Row], str]]:
 def _read(row: Row) -> Row:
     """Return a row for people: durations in words, headings with capitals."""
     return {
-        name.removesuffix("_s").replace("_", " "): spoken(timedelta(seconds=value))
+        name.removesuffix("_s").replace("_", " ").capitalize(): spoken(timedelta(seconds=value))
         if name.endswith("_s") and isinstance(value, int)
         else value
         for name, value in row.items()
@@ -255,7 +260,8 @@ def _token(row: object) -> dict[str, object]:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    names = list(rows[0]) if rows else []
+    """Return a table without the columns that are empty in every row."""
+    names = [name for name in (rows[0] if rows else ()) if any(row[name] not in ("", None) for row in rows)]
     lines = [names, ["---"] * len(names), *([_escaped(_plain(row[name])) for name in names] for row in rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 

@@ -44,6 +44,7 @@ _BY_HAND = frozenset(
         "token_rotation_requested", "token_update_requested", "token_updated",
     }
 )  # fmt: skip
+_ENDINGS = frozenset({"token_retired", "twin_deleted", "token_deleted"})
 _TEXTS = (
     "event", "actor", "instance", "provider", "policy", "rotation_id", "sink", "location", "reason", "message",
 )  # fmt: skip
@@ -216,6 +217,7 @@ class Evidence:
         lines: In the period.
         unproven: Of them behind the first line that breaks the chain.
         undated: Lines anywhere whose time cannot be read.
+        ended: Tokens that were ended: old members of overlaps, orphaned twins, by hand.
     """
 
     period: Period
@@ -230,6 +232,7 @@ class Evidence:
     episodes: tuple[Episode, ...]
     exceptions: tuple[Trouble, ...]
     config_changes: tuple[Entry, ...]
+    ended: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,12 +274,13 @@ class Collector:
         self._reaches_end = False
         self._lines = self._unproven = self._undated = 0
         self._rotations: dict[str, RotationRow] = {}
+        self._latest: dict[tuple[str, str], RotationRow] = {}  # by old token, until that is ended
         self._episodes: dict[tuple[str, ...], Episode] = {}
         self._past: list[Episode] = []
         self._troubles: dict[tuple[str, ...], Trouble] = {}
         self._leaks: list[LeakRow] = []
         self._by_hand: list[Entry] = []
-        self._config = ""
+        self._config, self._ended = "", 0
         self._config_changes: list[Entry] = []
         self._owned: dict[tuple[str, str], int] = {}
 
@@ -317,6 +321,7 @@ class Collector:
             tuple(sorted(episodes, key=lambda row: (row.since, row.kind, row.token_id))),
             tuple(sorted(self._troubles.values(), key=lambda row: (row.first_at, row.event, row.token_id))),
             tuple(self._config_changes),
+            self._ended,
         )
 
     def _follow(self, entry: Entry) -> None:
@@ -343,10 +348,10 @@ class Collector:
             _advance(row, entry)
             if row.closed_at is not None and row.closed_at < self._period.start:
                 del self._rotations[row.id]
-        if entry.event == "token_retired":
-            for known in self._rotations.values():
-                if (known.provider, known.token_id) == entry.token and known.rotated_at is not None:
-                    known.ended_at = entry.at
+            if row.rotated_at is not None:
+                self._latest[row.provider, row.token_id] = row
+        if entry.event == "token_retired" and entry.token in self._latest:
+            self._latest.pop(entry.token).ended_at = entry.at
 
     def _close_episodes(self, entry: Entry) -> None:
         closed: list[tuple[str, ...]] = []
@@ -369,6 +374,7 @@ class Collector:
             self._config = entry.message
         if not is_inside:
             return
+        self._ended += entry.event in _ENDINGS
         if entry.tokens is not None:
             self._owned[entry.provider, entry.policy] = entry.tokens
         if entry.event in _EXCEPTIONS:
@@ -441,7 +447,7 @@ def _advance(row: RotationRow, entry: Entry) -> None:
 
 
 def _judge(row: RotationRow, tolerance: timedelta, as_of: datetime) -> None:
-    moment = row.rotated_at or as_of
+    moment = row.rotated_at or row.closed_at or as_of
     row.late = max(moment - row.deadline, timedelta()) if row.deadline is not None else timedelta()
     if row.rotated_at is None:
         row.verdict = "not rotated"

@@ -141,6 +141,20 @@ def test_the_report_says_what_happened_in_the_period(trail: Trail) -> None:
     assert found["period"]["as_of"] == "2026-04-01T00:00:00.000Z"
 
 
+def test_the_end_of_an_overlap_is_told_with_its_rotation(trail: Trail) -> None:
+    """An old token that was ended after its grace has the moment in its rotation's row; a refusal stays."""
+    trail.rotation(2, "old", 3)
+    trail.at(9, EventName.TOKEN_RETIRED, "old", message="unused since 7d")
+    trail.at(10, EventName.ROTATION_INTENDED, "no", "r-no", deadline=START + 9 * DAY, reason=Reason.MAX_AGE)
+    trail.at(11, EventName.ROTATION_REFUSED, "no", "r-no", message="409")
+    trail.at(80, EventName.SWEEP_FINISHED, tokens=2)
+    found = told(trail.path)
+    old, no = found["rotations"]
+    assert (old["old_ended_at"], found["summary"]["tokens_ended"]) == ("2026-01-10T00:00:00.000Z", 1)
+    assert (no["verdict"], no["outcome"], no["late_s"]) == ("not rotated", "refused", 2 * 86400)
+    assert found["period"]["as_of"] == "2026-03-22T00:00:00.000Z"
+
+
 def test_the_tolerance_decides_what_is_late(trail: Trail) -> None:
     """With none, every second after the limit counts."""
     quarter(trail)

@@ -253,6 +253,14 @@ def test_a_shipper_that_was_stopped_ends_after_its_request(bench: Bench) -> None
     assert bench.journal.audit_shipped() == Shipped(bench.journal.audit_shipped().head)  # type: ignore[union-attr]
 
 
+def characters_read() -> int:
+    """How much this process has read."""
+    counters = Path("/proc/self/io")
+    if not counters.exists():
+        pytest.skip("the kernel does not count what a process reads")
+    return int(counters.read_text().split()[1])
+
+
 def test_a_line_in_a_large_file_is_found_at_once(bench: Bench) -> None:
     """Of a file of a hundred thousand lines only a small part is read to find where to go on."""
     events = tuple(event(n, "x" * 100) for n in range(100_000))
@@ -263,9 +271,9 @@ def test_a_line_in_a_large_file_is_found_at_once(bench: Bench) -> None:
     lines = (bench.folder / "audit.jsonl").read_text().splitlines()
     record = json.loads(lines[99_899])
     bench.journal.mark_shipped(Shipped(Head(record["seq"], record["hash"])))
-    began = time.process_time()
+    before = characters_read()
     assert bench.shipper(batch=500).ship() == 100
-    assert time.process_time() - began < 0.5
+    assert characters_read() - before < 4 << 20
     assert bench.receiver.seqs == list(range(99_901, 100_001))
 
 
