@@ -153,6 +153,10 @@ class Desk:
         """See `ports.Follower`; nothing for most sinks."""
         self._ask(place.sink, lambda sink: sink.follow_up(place, mint) if isinstance(sink, Follower) else None)
 
+    def is_followed(self, place: Place) -> bool:
+        """Whether something may come after a delivery there."""
+        return isinstance(self.sinks.get(place.sink), Follower)
+
     def _ask(self, name: str, call: Callable[[Sink], Answer]) -> Answer:
         sink = self.sinks.get(name)
         if sink is None:

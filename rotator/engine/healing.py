@@ -5,7 +5,8 @@ Everything is looked at again under the hold of the lineage, and nothing is copi
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from hashlib import sha256
 
 from rotator.drift import Seen, diagnose
 from rotator.engine.desk import Desk, Result, ref_of, result_of
@@ -27,19 +28,63 @@ def heal(desk: Desk, candidate: Candidate) -> Result | None:
         RotatorError: It could not be mended; nothing was lost, and the next look tries again.
     """
     with desk.journal.hold(desk.provider.name, desk.lineage(candidate.token).id):
-        lineage = desk.lineage(candidate.token)
-        token = desk.provider.get(ref_of(candidate.token))
-        seen = look(desk, token, lineage, candidate.places)
-        diagnosis = diagnose(token, lineage, seen.sightings, desk.clock.now())
-        lineage = learn(desk, token, lineage, candidate.places, seen, diagnosis)
-        drift = diagnosis.drift
-        if drift is not None and seen.live is not None:
+        now = _now(desk, candidate)
+        if _is_owing(desk, candidate, now):
+            now = _now(desk, candidate)  # the journal took its time, and only what just authenticated is copied
+        drift, live = now.lineage.drift, now.look.live
+        if drift is not None and live is not None:
             if drift.heal is Heal.ADOPT:
-                return _adopted(desk, candidate, token, lineage, seen.live)
+                return _adopted(desk, candidate, now.token, now.lineage, live)
             if drift.heal is Heal.REDELIVER:
-                return _redelivered(desk, candidate, token, lineage, seen)
-        desk.remember(lineage)
+                return _redelivered(desk, candidate, now)
+        desk.remember(now.lineage)
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Now:
+    """What the provider, the journal and the sinks say at this moment; `lineage` has learnt of the look."""
+
+    token: Token
+    lineage: Lineage
+    look: Look
+
+    @property
+    def wrong(self) -> list[Place]:
+        """The places that do not hold a live secret."""
+        return [sighting.place for sighting in self.look.sightings if sighting.seen is not Seen.LIVE]
+
+    def told(self, candidate: Candidate) -> list[Place]:
+        """Return the places whose readers are to be told once all is copied, with those that were owed before."""
+        return [place for place in candidate.places if place in self.wrong or _name(place) in self.lineage.owed]
+
+
+def _now(desk: Desk, candidate: Candidate) -> _Now:
+    lineage = desk.lineage(candidate.token)
+    token = desk.provider.get(ref_of(candidate.token))
+    seen = look(desk, token, lineage, candidate.places)
+    diagnosis = diagnose(token, lineage, seen.sightings, desk.clock.now())
+    return _Now(token, learn(desk, token, lineage, candidate.places, seen, diagnosis), seen)
+
+
+def _is_owing(desk: Desk, candidate: Candidate, now: _Now) -> bool:
+    """Journal, before anything is copied, whose readers are to be told of it: a death in between must not forget them.
+
+    Returns:
+        Whether that was not journalled yet.
+
+    Raises:
+        Temporary: The lineage changed meanwhile.
+    """
+    drift = now.lineage.drift
+    if drift is None or drift.heal is not Heal.REDELIVER or now.look.live is None:
+        return False
+    named = tuple(_name(place) for place in now.told(candidate) if desk.is_followed(place))
+    if set(named) <= set(now.lineage.owed):
+        return False
+    if not desk.remember(replace(now.lineage, owed=named)):
+        raise Temporary("the lineage changed meanwhile; it is looked at again")
+    return True
 
 
 def _adopted(desk: Desk, candidate: Candidate, token: Token, lineage: Lineage, secret: Secret) -> Result:
@@ -52,15 +97,14 @@ def _adopted(desk: Desk, candidate: Candidate, token: Token, lineage: Lineage, s
     return _told(candidate, owed, message)
 
 
-def _redelivered(desk: Desk, candidate: Candidate, token: Token, lineage: Lineage, seen: Look) -> Result:
-    secret = seen.live
+def _redelivered(desk: Desk, candidate: Candidate, now: _Now) -> Result:
+    token, lineage, secret, wrong = now.token, now.lineage, now.look.live, now.wrong
     if secret is None:
         raise Permanent("no sink holds a live secret any more")
     mint = _mint(desk, token, lineage, secret)
-    wrong = [sighting.place for sighting in seen.sightings if sighting.seen is not Seen.LIVE]
     versions = {_name(place): version for place, version in zip(lineage.places, lineage.versions, strict=False)}
     versions |= {_name(place): _copied(desk, place, mint) for place in wrong}
-    owed = _unfollowed(desk, wrong, mint)
+    owed = _unfollowed(desk, now.told(candidate), mint)
     known = replace(
         lineage,
         mint_id=mint.id,
@@ -82,9 +126,13 @@ def _told(candidate: Candidate, owed: dict[str, str], message: str) -> Result:
 
 
 def _mint(desk: Desk, token: Token, lineage: Lineage, secret: Secret) -> Mint:
-    """Return the value under the id of its mint if it is the one we settled, else under one of its own."""
+    """Return the value under the id of its mint if it is the one we settled, else under one that is its own for good.
+
+    Who died on the way comes back with the same id, so that sinks see that nothing changed since.
+    """
     print_ = desk.journal.fingerprint(secret)
-    mint_id = (lineage.mint_id if print_ == lineage.fingerprint else "") or uuid.uuid4().hex
+    of_its_own = uuid.UUID(bytes=sha256(f"{lineage.id}/{print_}".encode()).digest()[:16], version=4).hex
+    mint_id = (lineage.mint_id if print_ == lineage.fingerprint else "") or of_its_own
     return Mint(mint_id, mint_id, token.id, secret, token.generation.moment, token.end_at, lineage.id, print_)
 
 

@@ -272,6 +272,38 @@ def test_readers_of_a_mended_sink_are_told_in_the_end(tmp_path: Path) -> None:
         assert later(bench) == {}
 
 
+def test_a_death_after_a_copy_forgets_no_reader(tmp_path: Path) -> None:
+    """Whoever dies between the copy and the telling told nobody: the next sweep does, of the very same mint."""
+    done: list[tuple[str, str]] = []
+    dies, mints = [False], list[str]()
+
+    class Dying(_restarting(done, lambda: False)):  # type: ignore[misc]
+        def deliver(self, place: Place, mint: Mint) -> Receipt:
+            mints.append(mint.id)
+            return self._sink.deliver(place, mint)  # type: ignore[no-any-return]
+
+        def follow_up(self, place: Place, mint: Mint) -> None:
+            if dies[0]:
+                raise KeyboardInterrupt
+            super().follow_up(place, mint)
+
+    with lab(tmp_path) as bench:
+        two_sinks(bench)
+        bench.wraps["files"] = Dying  # type: ignore[assignment]
+        root = settled(bench)
+        file_of(bench, root, "copies").write_text(by_hand(bench, root))
+        done.clear()
+        mints.clear()
+        dies[0] = True
+        with pytest.raises(KeyboardInterrupt):
+            later(bench)
+        assert lives(bench, root)
+        dies[0] = False
+        assert later(bench, timedelta(minutes=5)) == {root: (Reason.DRIFTED, Outcome.SETTLED)}
+        assert done == [(str(file_of(bench, root)), mints[0])]
+        assert later(bench) == {}
+
+
 def test_readers_of_one_sink_do_not_wait_for_another(tmp_path: Path) -> None:
     """In place the old secret is dead: who reads the sink that works is told although the other is down."""
     done: list[tuple[str, str]] = []

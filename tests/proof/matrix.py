@@ -210,12 +210,17 @@ def broken(world: World, scenario: Scenario, fired: Sequence[str]) -> list[str]:
         found.append("(j) a process lost its rotation to another one while it was alive")
     if world.leaks():
         found.append(f"(c) a secret is readable in {world.leaks()}")
+    found += [f"(u) who reads {sink} was never told of what was delivered there" for sink in _untold(world)]
     found += _touched(world)
     kept = len(world.sealed)
     needed = scenario.posts + world.late_effects + sum(kind in KILLERS for kind in fired)
     if kept > needed:
         found.append(f"(n) {kept} new secrets were kept where {needed} were needed")
     return found
+
+
+def _untold(world: World) -> list[str]:
+    return [spot[0] for spot, mint_id in world.untold.items() if world.contents[spot][-1][2] == mint_id]
 
 
 def _touched(world: World) -> list[str]:

@@ -407,6 +407,7 @@ class MemorySink:
             rows = world.contents.get(spot, [])
             if not rows or rows[-1][1:] != (value, mint.id):
                 world.put(spot, value, mint.id)
+                world.untold[spot] = mint.id
             return Receipt(place.location, str(len(world.contents[spot])))
 
         def lose() -> Receipt:
@@ -428,7 +429,10 @@ class MemorySink:
         """See `ports.Follower`."""
 
         def effect() -> None:
-            self._world.followed.add((place.sink, place.location, mint.id))
+            spot = (place.sink, place.location)
+            self._world.followed.add((*spot, mint.id))
+            if self._world.untold.get(spot) == mint.id:
+                del self._world.untold[spot]
 
         self._process.call(f"sink.{self.name}.follow_up", effect, {"down": self._down})
 

@@ -112,6 +112,7 @@ class World:
         late: Effects that are still to come, as (when or None for after the next POST, act).
         struck: Sinks that a hand changed since they were last read.
         followed: Sink, location and mint id of what readers were told of.
+        untold: Mint ids of what was delivered last, where readers were not told of it yet.
     """
 
     def __init__(self, folder: Path, policies: Sequence[Policy], credentials: Sequence[Spot] = ()) -> None:
@@ -144,6 +145,7 @@ class World:
         self.late_effects = 0
         self.struck: set[Spot] = set()
         self.followed: set[tuple[str, str, str]] = set()
+        self.untold: dict[Spot, str] = {}
         self.consumers: set[Spot] = set()
         self.damaged: set[Spot] = set()
         self.reports: list[tuple[Report | None, int]] = []
