@@ -34,6 +34,7 @@ BROAD = {
     "rotator/engine/sweep.py": 1,  # token
     "rotator/journal/writer.py": 1,  # job
     "rotator/notify/channel.py": 2,  # plug-in call
+    "rotator/notify/errand.py": 1,  # job
     "rotator/notify/rounds.py": 1,  # job
     "rotator/sinks/_plugins.py": 1,  # plug-in call
     "rotator/testing/base.py": 1,  # job
