@@ -38,6 +38,7 @@ BROAD = {
     "rotator/journal/writer.py": 1,  # job
     "rotator/server/lanes.py": 1,  # request
     "rotator/notify/channel.py": 2,  # plug-in call
+    "rotator/notify/errand.py": 1,  # job
     "rotator/notify/rounds.py": 1,  # job
     "rotator/sinks/_plugins.py": 1,  # plug-in call
     "rotator/testing/base.py": 1,  # job

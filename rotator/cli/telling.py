@@ -26,7 +26,7 @@ def tell_all(app: App, snapshot: Snapshot | None = None, *, looks: bool = False)
     is_stopped = app.stop.is_set()
     try:
         if snapshot is None and looks and notifier.wants_tokens and not is_stopped:
-            snapshot = _looked(app)
+            snapshot = _looked(app)  # None where it cannot be known: the rest is told all the same
         patience_s = _HURRY_S if is_stopped else PATIENCE_S
         notifier.pass_once(snapshot, app.clock.now(), patience_s=patience_s, flush=True)
     except RotatorError as error:
@@ -40,8 +40,11 @@ def _looked(app: App) -> Snapshot | None:
     board, now = Board(app.clock.now()), app.clock.now()
     board.configure(app.config, now)
     for desk in app.desks:
+        name = desk.provider.name
         if desk.stop.is_set():
             return None
-        name = desk.provider.name
-        board.take(name, standings(desk, app.reader.every_lineage(name)), now)
+        try:
+            board.take(name, standings(desk, app.reader.every_lineage(name)), now)
+        except RotatorError:
+            return None
     return board.snapshot(now)

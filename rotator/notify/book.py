@@ -104,8 +104,16 @@ class Book:
     _touched: set[tuple[str, str]] = field(default_factory=set)
 
     @classmethod
-    def read(cls, journal: Outbox, channels: Mapping[str, frozenset[Topic]], hooks: Iterable[str]) -> "Book":
-        """Read what concerns these channels and hooks; forget those that are no longer configured.
+    def read(
+        cls, journal: Outbox, channels: Mapping[str, frozenset[Topic]], hooks: Iterable[str], *, forgets: bool = True
+    ) -> "Book":
+        """Read what concerns these channels and hooks; who is new is told of what happens from now on.
+
+        Args:
+            journal: What keeps it.
+            channels: With the topics of each.
+            hooks: By the names that `calls` uses.
+            forgets: Whether those that are no longer configured are forgotten.
 
         Raises:
             Temporary, Permanent: The journal cannot be read or written.
@@ -118,11 +126,11 @@ class Book:
         for entry in entries:
             if entry.owner in wanted:
                 book._take(entry)
-        strange = [entry for entry in entries if entry.owner not in wanted]
+        strange = [entry for entry in entries if entry.owner not in wanted and forgets]
         newcomers = wanted - book.states.keys()
         if strange or newcomers:
             last = journal.last_seq()
-            if not book.states:  # nobody was told for a while: what happened then is nobody's news
+            if not entries:  # nobody was told for a while: what happened then is nobody's news
                 book.cursor = last
             for name in newcomers:
                 book.set_state(name, State(last))

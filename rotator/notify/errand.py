@@ -14,12 +14,14 @@ class Errand(Generic[Outcome]):
 
     Args:
         owner: The channel or hook.
-        act: What to do; raises nothing.
+        act: What to do.
+        failed: Makes the outcome where that raises, of our own words.
     """
 
-    def __init__(self, owner: str, act: Callable[[], Outcome]) -> None:
+    def __init__(self, owner: str, act: Callable[[], Outcome], failed: Callable[[str], Outcome]) -> None:
         self.owner = owner
         self._act = act
+        self._failed = failed
         self._outcome: Outcome | None = None
         # a daemon thread, for a process that is told to stop does not wait for a service that hangs
         self._thread = threading.Thread(target=self._run, name=f"{THREAD}{owner}", daemon=True)
@@ -31,4 +33,7 @@ class Errand(Generic[Outcome]):
         return None if self._thread.is_alive() else self._outcome
 
     def _run(self) -> None:
-        self._outcome = self._act()
+        try:
+            self._outcome = self._act()
+        except Exception as error:  # noqa: BLE001 - boundary "job": its text may hold what must not be shown
+            self._outcome = self._failed(f"unexpected {type(error).__name__}")

@@ -8,9 +8,11 @@ and programs are told at least once: between their answer and our note of it a c
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rotator.board import Snapshot
@@ -101,7 +103,7 @@ class Notifier:
         """
         for _ in range(_ATTEMPTS):
             try:
-                self._read()
+                self._read(forgets=False)  # another configuration may still be at work
             except Temporary as error:
                 failure = error
             else:
@@ -142,7 +144,7 @@ class Notifier:
         deadline_s = time.monotonic() + patience_s
         with self._passing:
             try:
-                with self._journal.hold(*_HOLD):
+                with self._alone():
                     due = self._pass(snapshot, now, deadline_s, flush=flush)
             except (Temporary, Permanent):
                 self._cry(deadline_s)
@@ -171,14 +173,25 @@ class Notifier:
         for name, channel in self._channels.items():
             mine = [Notice(one, one.at) for one in heard if one.topic in channel.topics]
             if mine:
-                errands.append(Errand(name, _sender(channel, mine)))
+                errands.append(Errand(name, _sender(channel, mine), partial(_Sent, mine)))
         until_s = min(deadline_s, time.monotonic() + _CRY_S)
         for errand in errands:
             errand.wait(until_s - time.monotonic())
 
-    def _read(self) -> Book:
+    def _read(self, *, forgets: bool = True) -> Book:
         topics = {name: channel.topics for name, channel in self._channels.items()}
-        return Book.read(self._journal, topics, self._hooks)
+        return Book.read(self._journal, topics, self._hooks, forgets=forgets)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no other process tell meanwhile."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._journal.hold(*_HOLD))
+            except Temporary:
+                said = "another process tells at this moment, or the journal cannot be written"
+                raise Temporary(f"{said}; nothing is lost") from None
+            yield
 
     def _take_history(self, book: Book) -> None:
         remember = _remembering(self._journal.lineages)
@@ -228,7 +241,7 @@ class Notifier:
             due = self._due_of_channel(book, name, now)
             if due is not None and (flush or due <= now) and name not in self._sending:
                 notices = book.folders[name].pending()
-                self._sending[name] = time.monotonic(), Errand(name, _sender(channel, notices))
+                self._sending[name] = time.monotonic(), Errand(name, _sender(channel, notices), partial(_Sent, notices))
         for name, hook in self._hooks.items():
             due = self._due_of_hook(book, name, now)
             if due is not None and (flush or due <= now) and name not in self._calling:
@@ -236,7 +249,7 @@ class Notifier:
                 for call in calls:
                     book.seal(name, call)
                 book.save()
-                errand = Errand(name, _caller(hook, calls, deadline_s - _RESERVE_S))
+                errand = Errand(name, _caller(hook, calls, deadline_s - _RESERVE_S), partial(_Called, ()))
                 self._calling[name] = time.monotonic(), errand
 
     def _reap(self, book: Book, now: datetime, deadline_s: float) -> None:

@@ -60,14 +60,9 @@ def _by_topic(notices: Sequence[Notice]) -> list[tuple[Topic, list[Notice]]]:
 
 def _block(topic: Topic, rows: Sequence[Notice]) -> str:
     first = rows[0].finding
-    hint = WORDS[topic].hint.format(id=first.token_id or "TOKEN")
+    hint = WORDS[topic].hint.format(id=safe(first.token_id, _LONGEST_NAME) or "TOKEN")
     said = f"\n  {safe(first.message, _LONGEST_MESSAGE)}" if first.message else ""
-    return f"{_line(topic, rows)}{said}\n  next: {safe_hint(hint)}"
-
-
-def safe_hint(hint: str) -> str:
-    """Return our own hint, which may quote a token's id, on one line."""
-    return visible(hint, _LONGEST_MESSAGE)
+    return f"{_line(topic, rows)}{said}\n  next: {hint}"
 
 
 def _line(topic: Topic, rows: Sequence[Notice]) -> str:

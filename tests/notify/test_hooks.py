@@ -188,6 +188,17 @@ def test_a_dead_channel_changes_no_exit_code(tmp_path: Path) -> None:
     assert "a freeze" in listener.messages[1]
 
 
+def test_a_dead_credential_is_told_by_the_sweep_that_finds_it(tmp_path: Path) -> None:
+    """Where nothing can be listed any more, `rotator sweep` still tells why, and exits as it would."""
+    with lab(tmp_path, jumping=False) as bench, listening() as listener:
+        add_channel(bench, listener)
+        write_secret(tmp_path / "credential", (tmp_path / "credential").read_text()[:-4] + "AAAA")
+        run = rotator("sweep", bench, "--yes", "--json")
+    assert run.returncode == 5, run.stderr
+    (message,) = listener.messages
+    assert message.startswith("rotator's own credential is dead: astro")
+
+
 @pytest.mark.parametrize(
     ("code", "on_failure", "reason_is_urgent", "is_held"),
     [
