@@ -304,6 +304,11 @@ class Board:
             self._wakes[provider], self._looked_at[provider] = wakes, at
             self._retirements[provider], self._behind[provider] = dict(retirements), dict(behind)
 
+    def looked_at(self, provider: str) -> datetime | None:
+        """Return when a provider's tokens were last taken, UTC; None if never."""
+        with self._lock:
+            return self._looked_at.get(provider)
+
     def wakes(self) -> Mapping[str, datetime]:
         """Return by policy the first moment at which, as of the last look, expiry makes one of its tokens due."""
         with self._lock:

@@ -28,8 +28,8 @@ def run(config_path: Path) -> int:
     metrics = Metrics(board, now, log)
     service = Service(config_path, Watchers(board, [log, board, metrics], metrics.render, Systemd(os.environ)))
     with politely(service.halt, code=OK), _hangups(service):
-        service.start()
         try:
+            service.start()
             service.wait()
         finally:
             service.close()

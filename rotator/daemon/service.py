@@ -103,7 +103,7 @@ class Service:
         self._systemd = watchers.systemd
         self._stop = threading.Event()
         self._clock = clock or SystemClock(self._stop)
-        self._timetable = Timetable(self._fire, self._clock.now)
+        self._timetable = Timetable(self._fire, self._clock.now, self._crashed)
         self._current: Generation | None = None
         self._swapping = threading.Lock()
         self._serving: Serving | None = None
@@ -156,15 +156,16 @@ class Service:
             current.app.halt()
 
     def close(self) -> None:
-        """Finish or journal what has begun, and let go of everything."""
+        """Finish or journal what has begun, and let go of everything; right also if `start` came to nothing."""
         self.halt()
         self._systemd.stopping()
         self._timetable.close()
         with self._swapping:
-            self._note(EventName.DAEMON_STOPPED, "what had begun is finished or journalled")
-            self._working.finish()
-            self._say_last_words(self._working.app)
-            self._working.closing.close()
+            if self._current is not None:
+                self._current.finish()
+                self._note(EventName.DAEMON_STOPPED, "what had begun is finished or journalled")
+                self._say_last_words(self._current.app)
+                self._current.closing.close()
         if self._serving is not None:
             self._serving.close()
 
@@ -232,15 +233,11 @@ class Service:
         return Generation(app, sweepers, tuple(self._beside(app)), closing)
 
     def _beside(self, app: App) -> Iterator[Repeating]:
-        def crashed(kind: str) -> None:
-            said = f"unexpected {kind} beside the sweeps; it is tried again"
-            app.emit(Event(name=EventName.SWEEP_FAILED, at=self._clock.now(), error=kind, message=said))
-
         notifier, shipper = app.notifier, app.shipper
         if notifier is not None:
-            yield Repeating("telling", lambda: self._tell(app, notifier), BESIDE, crashed)
+            yield Repeating("telling", lambda: self._tell(app, notifier), BESIDE, self._crashed)
         if shipper is not None:
-            yield Repeating("shipping", shipper.ship, BESIDE, crashed)
+            yield Repeating("shipping", shipper.ship, BESIDE, self._crashed)
 
     def _tell(self, app: App, notifier: Notifier) -> None:
         """Tell people and hooks what is new; of expiries only once all providers have been looked at."""
@@ -322,6 +319,10 @@ class Service:
         if app.notifier is not None:
             with suppress(RotatorError):
                 app.notifier.pass_once(None, self._clock.now(), patience_s=_LAST_WORDS_S, flush=True)
+
+    def _crashed(self, kind: str) -> None:
+        said = f"unexpected {kind} beside the sweeps; it is tried again"
+        self._working.app.emit(Event(name=EventName.SWEEP_FAILED, at=self._clock.now(), error=kind, message=said))
 
     def _refused(self, error: RotatorError) -> None:
         said = "; ".join(str(one) for one in error.problems) if isinstance(error, ConfigError) else error.message

@@ -105,7 +105,7 @@ class Sweeper:
         mine = {policy.name for policy in self.policies}
         wanted.urgent |= {policy for policy, at in self._board.wakes().items() if at <= now and policy in mine}
         wanted.recover = self._has_open(now)
-        looked_at = self._board.snapshot(now).looked_at.get(self._desk.provider.name)
+        looked_at = self._board.looked_at(self._desk.provider.name)
         wanted.look = looked_at is None or now - looked_at >= FRESH
         with self._changed:
             if wanted and not self._running:

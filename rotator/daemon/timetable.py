@@ -5,10 +5,12 @@ daemon agree to the second, also where clocks are moved. A moment that comes lat
 dropped silently: it fires once, and the others are counted as missed.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
+from apscheduler.events import EVENT_JOB_ERROR
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
@@ -38,9 +40,12 @@ class Timetable:
     Args:
         fire: Called with the name of a policy whose moment has come, and how many earlier ones were passed over.
         now: The wall clock, UTC.
+        crashed: Told the name of an error that a job let out; the job is called again at its next moment.
     """
 
-    def __init__(self, fire: Callable[[str, int], None], now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, fire: Callable[[str, int], None], now: Callable[[], datetime], crashed: Callable[[str], None]
+    ) -> None:
         self._fire = fire
         self._now = now
         self._schedules: dict[str, Schedule] = {}
@@ -49,6 +54,9 @@ class Timetable:
         defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         executors = {"default": ThreadPoolExecutor(_THREADS)}
         self._scheduler = BackgroundScheduler(timezone=UTC, job_defaults=defaults, executors=executors)
+        self._scheduler.add_listener(lambda event: crashed(type(event.exception).__name__), EVENT_JOB_ERROR)
+        # It would write tracebacks and remarks among our JSON lines; what they say is told as events.
+        logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
 
     def start(self) -> None:
         """Begin to fire."""
@@ -56,7 +64,8 @@ class Timetable:
 
     def close(self) -> None:
         """Fire nothing more, and wait for what runs."""
-        self._scheduler.shutdown()
+        if self._scheduler.running:
+            self._scheduler.shutdown()
 
     def every(self, pause: timedelta, name: str, act: Callable[[], None]) -> None:
         """Call something again and again; a run that is still under way is not joined by another."""

@@ -4,6 +4,8 @@ import threading
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import pytest
+
 from rotator.daemon.timetable import Dates, Timetable, missed
 from rotator.schedule import Schedule
 
@@ -44,7 +46,7 @@ def test_real_jobs_fire_and_can_be_replaced() -> None:
         with came:
             return came.wait_for(lambda: policy in fired[since:], timeout=20)
 
-    timetable = Timetable(fire, lambda: datetime.now(UTC))
+    timetable = Timetable(fire, lambda: datetime.now(UTC), fired.append)
     often = Schedule("every second", ZoneInfo("UTC"), step=SECOND)
     timetable.start()
     try:
@@ -70,8 +72,31 @@ def test_moments_passed_over_are_told() -> None:
         told.append(passed)
         came.set()
 
-    timetable = Timetable(fire, lambda: now[0])
+    timetable = Timetable(fire, lambda: now[0], pytest.fail)
     timetable.schedule({"hourly": Schedule.parse("every 1h", ZoneInfo("UTC"))})
     now[0] += timedelta(hours=3)
     timetable._came("hourly")
     assert told == [2]
+
+
+def test_a_job_that_crashes_is_told_and_called_again() -> None:
+    """A bug in a job is said by its name, and the job's next moment comes all the same."""
+    crashes: list[str] = []
+    enough = threading.Event()
+
+    def crashed(kind: str) -> None:
+        crashes.append(kind)
+        if len(crashes) == 2:
+            enough.set()
+
+    def act() -> None:
+        raise KeyError("a bug")
+
+    timetable = Timetable(lambda *_: None, lambda: datetime.now(UTC), crashed)
+    timetable.every(SECOND / 10, "act", act)
+    timetable.start()
+    try:
+        assert enough.wait(30)
+    finally:
+        timetable.close()
+    assert crashes[:2] == ["KeyError", "KeyError"]
