@@ -109,7 +109,7 @@ class AuditFile:
 
 
 class AuditStream:
-    """Appends to an open text stream: flushed, not durable, one chain a process (`path = "-"`)."""
+    """Appends to an open text stream: flushed, not durable, chained by the journal's head (`path = "-"`)."""
 
     def __init__(self, stream: TextIO, author: Author) -> None:
         self._stream = stream
