@@ -46,16 +46,24 @@ class Publisher:
         """
         try:
             yield
-        finally:
-            with suppress(OSError):  # whoever read standard error is gone
-                snapshot = None
-                if self._board is not None and not app.stop.is_set():
-                    self._published(app, self._board)
-                    shown = self._board.snapshot(app.clock.now())
-                    snapshot = shown if all(desk.provider.name in shown.looked_at for desk in app.desks) else None
-                tell_all(app, snapshot, looks=looks)
-                if app.shipper is not None and not app.stop.is_set():
-                    app.shipper.ship()  # what becomes of it is told as an event
+        except (KeyboardInterrupt, click.Abort):  # a person is waiting for the prompt
+            raise
+        except BaseException:
+            self._afterwards(app, looks=looks)
+            raise
+        self._afterwards(app, looks=looks)
+
+    def _afterwards(self, app: App, *, looks: bool) -> None:
+        is_stopped = app.stop.is_set()
+        with suppress(OSError):  # whoever read standard error is gone
+            snapshot = None
+            if self._board is not None and not is_stopped:
+                self._published(app, self._board)
+                shown = self._board.snapshot(app.clock.now())
+                snapshot = shown if all(desk.provider.name in shown.looked_at for desk in app.desks) else None
+            tell_all(app, snapshot, looks=looks)
+            if app.shipper is not None and not is_stopped:
+                app.shipper.ship()  # what becomes of it is told as an event
 
     def _published(self, app: App, board: Board) -> None:
         from rotator.metrics.batch import publish  # noqa: PLC0415 - loads prometheus_client, only where it is wanted

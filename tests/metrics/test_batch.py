@@ -117,6 +117,11 @@ def test_a_failing_sweep_keeps_the_last_success(tmp_path: Path, running: Pushgat
         assert pushed(running, "failing", SUCCESS) == success
         assert len(pushed(running, "failing", "rotator_token_ready")) == 6
         assert pushed(running, "failing", "rotator_sweep_duration_seconds") != lasted
+        httpx.delete(f"{running.url}/metrics/job/failing", trust_env=False).raise_for_status()
+        assert rotator(bench, "settle").returncode == 0
+        assert (
+            pushed(running, "failing", SUCCESS) == success
+        )  # a gateway forgets when it restarts, the journal does not
 
 
 def test_without_a_journal_the_last_success_is_kept_too(tmp_path: Path, running: Pushgateway) -> None:
