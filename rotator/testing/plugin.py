@@ -20,8 +20,8 @@ FILE_OPTION = "--rotator-conformance-file"
 
 _SYMBOLS = {"FAIL": "✗", "pass": "✓", "skip": "–"}
 _LEGEND = (
-    "✓ kept · ✓ with a number: kept, but one form of delivery cannot be asked for it, and the note says why"
-    " · – cannot be asked of this sink, and the note says why · ✗ broken"
+    "✓ kept · ✓ with a number: kept, but one form of delivery is not asked for it, and the note says why"
+    " · – not asked of this sink, and the note says why · ✗ broken"
 )
 _KEY = pytest.StashKey["Table"]()
 

@@ -264,7 +264,7 @@ class ObjectHarness(VariableHarness):
         self.sibling = {**self.block, **({"field": "extra.second"} if has_fields else {"key": "second_{name}"})}
         if kind == "connection":
             self.lacks = {
-                "edited_meanwhile": "Astro takes no precondition; other fields of a connection are sent back as read"
+                "edited_meanwhile": "a limit: Astro takes no precondition, so edits of a connection may be lost"
             }
 
     def _found(self, place: Place) -> EnvObject | None:

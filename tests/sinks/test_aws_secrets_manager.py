@@ -621,7 +621,7 @@ def test_a_write_that_fails_can_be_repeated(
     aws: AwsServer, client: Any, operation: str, fault: Fault, kind: type[RotatorError]
 ) -> None:
     """Each failure says whether it may have happened, shows nothing of AWS, and the next delivery arrives whole."""
-    sink = build(aws, timeout="0.5s")
+    sink = build(aws, timeout="1s")
     client.create_secret(Name="svc", SecretString='{"theirs": 1.50}')
     place = place_of(sink, name="svc")
     aws.fail(operation, fault)

@@ -468,7 +468,7 @@ def test_tags_say_which_mint_without_the_secret(sink: Any, client: Any, aws: Aws
 )
 def test_a_put_that_fails_can_be_repeated(aws: AwsServer, client: Any, fault: Fault, kind: type[RotatorError]) -> None:
     """Each failure says whether it may have happened, no put is resent by reflex, and the next delivery arrives."""
-    sink = MODULE.build("ssm", MODULE.Options(region=REGION, endpoint_url=aws.url, timeout="0.5s"), Path("/"))
+    sink = MODULE.build("ssm", MODULE.Options(region=REGION, endpoint_url=aws.url, timeout="1s"), Path("/"))
     put(client, "svc", '{"theirs": 1.50}')
     place = place_of(sink, name="svc", format="json")
     aws.fail("PutParameter", fault)

@@ -116,7 +116,7 @@ class AzureHarness:
     kind = "azure_key_vault"
     retry_after = timedelta(seconds=7)
     lacks: Mapping[str, str] = {
-        "edited_meanwhile": "Key Vault's set takes no precondition, so of two versions at once the later one counts"
+        "edited_meanwhile": "a limit: Key Vault takes no precondition, so an edit between read and set is lost"
     }
 
     def __init__(self, server: AzureServer, pem: Path, sink: Any, block: dict[str, object]) -> None:

@@ -150,7 +150,7 @@ class VaultHarness:
     kind = "vault"
     retry_after = timedelta(seconds=7)
     lacks: Mapping[str, str] = {
-        "edited_meanwhile": "KV 1 compares nothing at a write, so of two at once the later one counts"
+        "edited_meanwhile": "a limit: KV 1 compares nothing at a write, so an edit between read and write is lost"
     }
     server: Vault | None = None
 
