@@ -263,7 +263,9 @@ class ObjectHarness(VariableHarness):
         has_fields = kind == "connection" and is_readable
         self.sibling = {**self.block, **({"field": "extra.second"} if has_fields else {"key": "second_{name}"})}
         if kind == "connection":
-            self.lacks = {"edited_meanwhile": "a limit: Astro takes no precondition, so edits beside ours are lost"}
+            self.lacks = {
+                "edited_meanwhile": "a limit: Astro takes no precondition, so edits of a connection may be lost"
+            }
 
     def _found(self, place: Place) -> EnvObject | None:
         kind, key = str(place.options["kind"]).upper(), str(place.options["key"])
