@@ -392,6 +392,8 @@ class Place:
         options: What the sink needs to write there, JSON-able, journalled with the intent.
         parts: Everything that is written there, if it is more than the location says: several keys of one file.
         reference: The secret reference that reads exactly what is written here (`file:/path`); empty if none does.
+        store: What the location is in, the same for all sinks that write to it: `vault https://vault.example`. Empty
+            if the sink cannot say; then a place is only known by the name of its sink.
     """
 
     sink: str
@@ -400,11 +402,16 @@ class Place:
     required: bool = True
     parts: tuple[str, ...] = ()
     reference: str = ""
+    store: str = ""
 
     @property
     def claims(self) -> tuple[tuple[str, str], ...]:
-        """What a lineage owns by delivering here, as (sink, location): two deliveries collide if they share one."""
-        return tuple((self.sink, part) for part in self.parts or (self.location,))
+        """What a lineage owns by delivering here, as (sink or store, location): deliveries collide if they share one.
+
+        Both, for a sink may get another name or another address, and two sinks may write to one store.
+        """
+        homes = (self.sink, self.store) if self.store else (self.sink,)
+        return tuple((home, part) for home in homes for part in self.parts or (self.location,))
 
 
 @dataclass(frozen=True, slots=True)

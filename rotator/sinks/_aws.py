@@ -383,6 +383,14 @@ class Service:
         self._client: Any = None
         self._helpers: Any = None
 
+    @property
+    def store(self) -> str:
+        """What two sinks have in common that write to the same account and region, as far as their options say."""
+        options = self._options
+        region = options.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION", "")
+        who = (options.endpoint_url, region, options.profile, options.role_arn)
+        return " ".join(("aws", self._service, *filter(None, who)))
+
     def ask(self, call: Call, *expected: str) -> Answer:
         """Return what came of the call.
 

@@ -140,6 +140,7 @@ class SecretsManagerSink:
             msgspec.to_builtins(target),
             parts=content.parts(target.name),
             reference=f"aws:{target.where}",
+            store=self._service.store,
         )
 
     def preflight(self, place: Place) -> None:

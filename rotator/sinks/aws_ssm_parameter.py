@@ -131,7 +131,8 @@ class ParameterSink:
         content = Content(fields, used_facts(fields, facts))
         target = _Target(name, content, block.tier, block.kms_key_id, block.tags, block.metadata)
         _check(target, Secret(""), SAMPLE, _SPARE)
-        return Place(self.name, target.where, msgspec.to_builtins(target), parts=content.parts(name))
+        options = msgspec.to_builtins(target)
+        return Place(self.name, target.where, options, parts=content.parts(name), store=self._service.store)
 
     def preflight(self, place: Place) -> None:
         """See `ports.Sink`. Nothing is written: the put that shows that we may cannot have an effect."""

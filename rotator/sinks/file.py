@@ -155,6 +155,7 @@ class FileSink:
     def __init__(self, name: str, directory: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.name = name
         self._directory = os.path.abspath(directory)
+        self._real = os.path.realpath(directory)  # what two sinks share that reach it by different names
         self._cleared: Recent[None] = Recent(monotonic)
         self._proven: Recent[_folder.Proof] = Recent(monotonic)
 
@@ -167,9 +168,10 @@ class FileSink:
         _check_values(target)
         path = "/".join((self._directory, *names))
         location = f"{path}#{target.secret_key}" if fields else path
-        parts = tuple(f"{path}#{key}" for key in sorted(fields))
+        real = "/".join((self._real, *names))
+        parts = tuple(f"{real}#{key}" for key in sorted(fields)) or (real,)
         reference = "" if fields else f"file:{path}"
-        return Place(self.name, location, msgspec.to_builtins(target), parts=parts, reference=reference)
+        return Place(self.name, location, msgspec.to_builtins(target), parts=parts, reference=reference, store="file")
 
     def preflight(self, place: Place) -> None:
         """See `ports.Sink`."""

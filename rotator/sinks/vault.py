@@ -219,6 +219,7 @@ class VaultSink:
             msgspec.to_builtins(target),
             parts=tuple(f"{whole}#{key}" for key in sorted(fields)),
             reference=f"vault:{inside}#{target.key}",
+            store=f"vault {self._connection.address.rstrip('/').lower()}",
         )
 
     def preflight(self, place: Place) -> None:
