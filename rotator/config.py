@@ -8,12 +8,14 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -24,10 +26,16 @@ from rotator.errors import ConfigError, Problem
 from rotator.model import Brake, Delivery, Grade, Policy, Scope, Select, Share, Strategy, Wave, When
 from rotator.notify.topics import DEFAULT, Topic
 from rotator.schedule import Schedule, Windows, parse_zone
+from rotator.server.address import Address
 from rotator.timing import parse_duration, parse_percent
 
 _EVERY_NAME = ("*",)
-_REFERENCES = ("credential", "key", "token", "role_id", "secret_id", "jwt", "url", "signing_key")
+_HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_JOB = r"^[A-Za-z0-9_.:-]+$"
+_REFERENCES = (
+    "credential", "key", "token", "role_id", "secret_id", "jwt", "pushgateway", "pushgateway_password",
+    "url", "signing_key",
+)  # fmt: skip
 _SHORTEST_IDLE = timedelta(days=7)
 _ALL = Wave(share=1.0)
 _ANY_ZONE = ZoneInfo("UTC")  # whether a text is a schedule or a window is the same in every zone
@@ -141,6 +149,41 @@ def _references(value: object) -> object:
     return [_reference(one) for one in found]
 
 
+def _listen(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError('must be an IP address with a port, such as "127.0.0.1:9464", or "" for no server')
+    return str(Address.parse(value)) if value else value
+
+
+def _name(value: str) -> str:
+    if not _HOST_NAME.fullmatch(value):
+        raise ValueError('must be a host name without a port, such as "rotator.example.com"')
+    return value.lower()
+
+
+def _gateway(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError("must be a URL such as http://pushgateway:9091")
+    if not value:
+        return value
+    try:
+        url = urlsplit(value)
+        is_usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise ValueError("must be a URL such as http://pushgateway:9091")
+    if url.username is not None or url.query or url.fragment:
+        raise ValueError("must not hold a user, a query or a fragment; see pushgateway_user and pushgateway_password")
+    return value.rstrip("/")
+
+
+def _textfile(value: object) -> object:
+    if isinstance(value, str) and value and not value.endswith(".prom"):
+        raise ValueError("must end in .prom: node-exporter reads no other files")
+    return value
+
+
 Duration = Annotated[timedelta, BeforeValidator(_positive, json_schema_input_type=str)]
 Pause = Annotated[timedelta, BeforeValidator(_not_negative, json_schema_input_type=str)]
 LocalReferences = Annotated[list[str], BeforeValidator(_local_references, json_schema_input_type=str | list[str])]
@@ -156,6 +199,10 @@ Waves = Annotated[
 ]
 SecretReference = Annotated[str, BeforeValidator(_reference, json_schema_input_type=str)]
 ChannelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+ListenText = Annotated[str, BeforeValidator(_listen, json_schema_input_type=str)]
+HostName = Annotated[str, AfterValidator(_name)]
+GatewayUrl = Annotated[str, BeforeValidator(_gateway, json_schema_input_type=str)]
+TextFile = Annotated[str, BeforeValidator(_textfile, json_schema_input_type=str)]
 CredentialReferences = Annotated[list[str], BeforeValidator(_references, json_schema_input_type=str | list[str])]
 
 
@@ -207,6 +254,25 @@ class AuditTable(_Table):
     """`[audit]`."""
 
     path: Annotated[str, Field(min_length=1)] = "audit.jsonl"
+
+
+class ServerTable(_Table):
+    """`[server]`: what `rotator run` answers over HTTP."""
+
+    listen: ListenText = "127.0.0.1:9464"
+    names: list[HostName] = []
+
+
+class MetricsTable(_Table):
+    """`[metrics]`."""
+
+    max_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
+    pushgateway: GatewayUrl = ""
+    pushgateway_job: Annotated[str, Field(pattern=_JOB)] = "rotator"
+    pushgateway_user: str = ""
+    pushgateway_password: SecretReference = ""
+    pushgateway_ca_bundle: str = ""
+    textfile: TextFile = ""
 
 
 class SinkTable(BaseModel):
@@ -303,6 +369,8 @@ class File(_Table):
     providers: Annotated[dict[str, ProviderTable], Field(min_length=1)]
     journal: JournalTable = JournalTable()
     audit: AuditTable = AuditTable()
+    server: ServerTable = ServerTable()
+    metrics: MetricsTable = MetricsTable()
     sinks: Annotated[dict[str, SinkTable], Field(min_length=1)]
     policies: Annotated[dict[str, PolicyTable], Field(min_length=1)]
     notifications: dict[ChannelName, NotificationTable] = {}
@@ -350,6 +418,13 @@ class Config:
     digest: str = ""
     notifications: Mapping[str, NotificationTable] = field(default_factory=dict)
     hooks: tuple[HookConfig, ...] = ()
+    server: ServerTable = field(default_factory=ServerTable)
+    metrics: MetricsTable = field(default_factory=MetricsTable)
+
+    @property
+    def textfile_path(self) -> Path | None:
+        """The file that metrics are written to; None if they are not."""
+        return self.state_dir / Path(self.metrics.textfile).expanduser() if self.metrics.textfile else None
 
     @property
     def journal_path(self) -> Path:
@@ -409,6 +484,8 @@ def parse(raw: dict[str, object], folder: Path) -> Config:
         policies,
         notifications=file.notifications,
         hooks=hooks,
+        server=file.server,
+        metrics=file.metrics,
     )
 
 
@@ -577,7 +654,21 @@ def _as_a_sink(kind: str, options: Mapping[str, object], path: str) -> Iterable[
         yield from [Problem(path, _problem(row, model, ("sinks",)).message) for row in error.errors(include_url=False)]
 
 
+def _gateway_problems(table: MetricsTable) -> Iterable[Problem]:
+    if bool(table.pushgateway_user) != bool(table.pushgateway_password):
+        missing = "pushgateway_password" if table.pushgateway_user else "pushgateway_user"
+        yield Problem(f"metrics.{missing}", "is missing: user and password go together")
+    host = urlsplit(table.pushgateway).hostname or ""
+    if table.pushgateway_password and table.pushgateway.startswith("http:") and host not in ("localhost", "127.0.0.1"):
+        yield Problem("metrics.pushgateway", "must be https, for a password goes there (http is for loopback only)")
+    if not table.pushgateway:
+        for key in ("pushgateway_user", "pushgateway_password", "pushgateway_ca_bundle"):
+            if getattr(table, key):
+                yield Problem(f"metrics.{key}", "means nothing without pushgateway")
+
+
 def _cross_problems(file: File) -> Iterable[Problem]:
+    yield from _gateway_problems(file.metrics)
     for name, table in file.policies.items():
         provider = file.providers.get(table.provider or next(iter(file.providers)))
         if provider is None or provider.api_version != "v1alpha1":

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from rotator.model import Outcome, Reason, Step
+from rotator.errors import Kind
+from rotator.model import Outcome, Reason, Step, Strategy
 
 
 class EventName(StrEnum):
@@ -74,6 +75,30 @@ class EventName(StrEnum):
     NOTIFICATION_FAILED = "notification_failed"
     HOOK_RAN = "hook_ran"
     HOOK_FAILED = "hook_failed"
+    SERVER_EXPOSED = "server_exposed"
+    STEP_FINISHED = "step_finished"
+    CREDENTIAL_READ = "credential_read"
+    SERIES_OMITTED = "series_omitted"
+
+
+# Only told: neither the journal's history nor the audit holds them.
+UNRECORDED = frozenset(
+    {
+        EventName.AUDIT_FAILED,
+        EventName.CREDENTIAL_READ,
+        EventName.ERASURE_DELAYED,
+        EventName.HOOK_FAILED,
+        EventName.HOOK_RAN,
+        EventName.JOURNAL_FAILED,
+        EventName.NOTIFICATION_FAILED,
+        EventName.NOTIFICATION_SENT,
+        EventName.PLACE_REFUSED,
+        EventName.PREFLIGHT_FAILED,
+        EventName.REQUEST_FINISHED,
+        EventName.SERIES_OMITTED,
+        EventName.STEP_FINISHED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +111,11 @@ class Event:
         channel: The `[notifications.X]` that was told.
         hook: The hook that ran, by its name.
         duration_s: Of the step that ended with this event, in seconds.
+        waited_s: How long a request waited for its turn before it left, in seconds.
+        skew_s: How far the API's clock is ahead of ours, by its latest answer, in seconds.
+        opened_at: When the intent of the rotation was written, UTC.
+        expires_at: Of a credential of ours, UTC; None if it never does.
+        failure: How a step failed; None if it did not.
     """
 
     name: EventName
@@ -98,12 +128,18 @@ class Event:
     rotation_id: str = ""
     sink: str = ""
     location: str = ""
-    channel: str = ""
-    hook: str = ""
     version: str = ""
     outcome: Outcome | None = None
     reason: Reason | None = None
     step: Step | None = None
     error: str = ""
     message: str = ""
+    channel: str = ""
+    hook: str = ""
     duration_s: float | None = None
+    waited_s: float | None = None
+    skew_s: float | None = None
+    opened_at: datetime | None = None
+    expires_at: datetime | None = None
+    strategy: Strategy | None = None
+    failure: Kind | None = None

@@ -38,6 +38,8 @@ _LOUD = frozenset(
         EventName.ROTATION_UNSETTLED,
         EventName.ROTATION_VETOED,
         EventName.SINK_WENT_DOWN,
+        EventName.SERVER_EXPOSED,
+        EventName.SERIES_OMITTED,
         EventName.SWEEP_FAILED,
         EventName.SWEEP_MISSED,
         EventName.TOKEN_GONE,
@@ -48,7 +50,9 @@ _LOUD = frozenset(
     }
 )
 # Of every sweep, also of one that does nothing: for the audit and the metrics. A daemon's log shows when it swept.
-_SILENT = frozenset({EventName.REQUEST_FINISHED, EventName.SWEEP_STARTED})
+_SILENT = frozenset(
+    {EventName.CREDENTIAL_READ, EventName.REQUEST_FINISHED, EventName.STEP_FINISHED, EventName.SWEEP_STARTED}
+)
 _ROUTINE = frozenset({EventName.CONFIG_LOADED, EventName.SWEEP_FINISHED})
 
 

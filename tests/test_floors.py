@@ -29,6 +29,7 @@ BROAD = {
     "rotator/app.py": 2,  # listener, plug-in call
     "rotator/cli/main.py": 1,  # request
     "rotator/cli/telling.py": 1,  # listener
+    "rotator/cli/publishing.py": 1,  # listener
     "rotator/daemon/sweeper.py": 1,  # job
     "rotator/engine/desk.py": 1,  # plug-in call
     "rotator/engine/sweep.py": 1,  # token
@@ -36,6 +37,7 @@ BROAD = {
     "rotator/notify/channel.py": 2,  # plug-in call
     "rotator/notify/errand.py": 1,  # job
     "rotator/notify/rounds.py": 1,  # job
+    "rotator/server/lanes.py": 1,  # request
     "rotator/sinks/_plugins.py": 1,  # plug-in call
     "rotator/testing/base.py": 1,  # job
 }

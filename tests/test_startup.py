@@ -16,6 +16,7 @@ HEAVY = {
     "sqlalchemy",
     "requests",
     "apprise",
+    "jinja2",
 }
 UNNEEDED = HEAVY | {"rich", "pygments", "structlog", "rfc8785"}
 IDLE_SWEEP = ["-X", "importtime", "-m", "rotator", "sweep", "--yes", "--json", "--config"]
