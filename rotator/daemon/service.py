@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from rotator.app import App, opened
-from rotator.board import Board
+from rotator.board import Board, Snapshot
 from rotator.clock import SystemClock
 from rotator.config import Config, ServerTable, load
 from rotator.daemon.repeating import Repeating
@@ -25,14 +26,14 @@ from rotator.engine.desk import note
 from rotator.errors import ConfigError, RotatorError
 from rotator.events import Event, EventName
 from rotator.model import Lineage
-from rotator.notify.notifier import Notifier
+from rotator.notify.rounds import Rounds
 from rotator.ports import Clock, Emit
 from rotator.server import Endpoints, Serving, serve
 from rotator.text import visible
 
 TICK, WATCH = timedelta(seconds=1), timedelta(seconds=2)
-BESIDE = timedelta(seconds=5)  # between two looks at whom to tell and what to ship
-_PATIENCE_S, _LAST_WORDS_S = 10.0, 5.0  # for telling people; when the process ends
+SHIP = timedelta(seconds=5)
+_LAST_WORDS_S = 5.0  # for telling people, when the process ends
 DEAD_S = 30.0  # without a tick for so long the process is not alive
 
 
@@ -47,7 +48,7 @@ class Generation:
 
     app: App
     sweepers: tuple[Sweeper, ...]
-    beside: tuple[Repeating, ...]
+    beside: tuple[Repeating | Rounds, ...]
     closing: ExitStack
 
     def start(self) -> None:
@@ -56,7 +57,7 @@ class Generation:
             worker.start()
 
     @property
-    def _workers(self) -> tuple[Sweeper | Repeating, ...]:
+    def _workers(self) -> tuple[Sweeper | Repeating | Rounds, ...]:
         return (*self.sweepers, *self.beside)
 
     def finish(self) -> None:
@@ -232,19 +233,17 @@ class Service:
             closing = stack.pop_all()
         return Generation(app, sweepers, tuple(self._beside(app)), closing)
 
-    def _beside(self, app: App) -> Iterator[Repeating]:
+    def _beside(self, app: App) -> Iterator[Repeating | Rounds]:
         notifier, shipper = app.notifier, app.shipper
         if notifier is not None:
-            yield Repeating("telling", lambda: self._tell(app, notifier), BESIDE, self._crashed)
+            yield Rounds(notifier, partial(self._seen, app), self._clock, app.emit)
         if shipper is not None:
-            yield Repeating("shipping", shipper.ship, BESIDE, self._crashed)
+            yield Repeating("shipping", shipper.ship, SHIP, self._crashed)
 
-    def _tell(self, app: App, notifier: Notifier) -> None:
-        """Tell people and hooks what is new; of expiries only once all providers have been looked at."""
-        now = self._clock.now()
+    def _seen(self, app: App, now: datetime) -> Snapshot | None:
+        """Return where everything stands once all providers have been looked at."""
         snapshot = self._board.snapshot(now)
-        is_whole = all(desk.provider.name in snapshot.looked_at for desk in app.desks)
-        notifier.pass_once(snapshot if is_whole else None, now, patience_s=_PATIENCE_S)
+        return snapshot if all(desk.provider.name in snapshot.looked_at for desk in app.desks) else None
 
     def _install(self, generation: Generation) -> None:
         """Let a generation work; the one before it has ended."""

@@ -39,9 +39,12 @@ class Rounds:
         """Begin."""
         self._thread.start()
 
-    def end(self, patience_s: float = 5.0) -> None:
-        """Begin no other pass, and wait for the one under way within a bound; what it does not tell, the next will."""
+    def end(self) -> None:
+        """Begin no other pass."""
         self._ended.set()
+
+    def join(self, patience_s: float = 5.0) -> None:
+        """Wait for the pass under way within a bound; what it does not tell, the next process will."""
         if self._thread.is_alive():
             self._thread.join(patience_s)
 

@@ -124,16 +124,18 @@ def test_rounds_tell_by_themselves(tmp_path: Path) -> None:
             while not listener.seen and time.monotonic() < deadline:
                 time.sleep(0.02)
             assert listener.seen
-            rounds.end(30)
+            rounds.end()
+            rounds.join(30)
             listener.gate.clear()
             hanging = Rounds(the(app), lambda _: None, app.clock, app.emit)
             quarantine(app, "id-2")
             hanging.start()
             began = time.monotonic()
-            hanging.end(0.2)
+            hanging.end()
+            hanging.join(0.2)
             assert time.monotonic() - began < 5
             listener.gate.set()
-            hanging.end(30)
+            hanging.join(30)
 
 
 def test_check_validates_the_channels(tmp_path: Path) -> None:

@@ -289,3 +289,21 @@ def test_a_wrong_hook_is_refused(tmp_path: Path, keys: dict[str, str], path: str
     (problem,) = raised.value.problems
     assert problem.path.endswith(path)
     assert words in problem.message
+
+
+def test_a_call_that_may_have_been_made_gets_no_more(tmp_path: Path) -> None:
+    """What settles while a call is to be repeated is told by another call, so that an id always means the same."""
+    with lab(tmp_path) as bench:
+        add(bench, HOOKS, on='"settled"', exec=program(tmp_path, 1))
+        bench.sweep()
+        with bench.app() as app:
+            tell(app)
+        assert bench.clock is not None
+        bench.clock.jump(timedelta(days=92))
+        assert bench.sweep().results
+        program(tmp_path, 0)
+        with bench.app() as app:
+            tell(app, flush=True)
+    first, again, other = told(tmp_path)
+    assert first == again
+    assert first["id"] != other["id"]

@@ -14,6 +14,7 @@ import pytest
 from rotator.board import Snapshot, TokenRow
 from rotator.errors import ConfigError, Temporary
 from rotator.events import Event, EventName
+from rotator.model import Outcome
 from tests.lab import Lab, lab, write_secret
 from tests.notify.bench import CANARY, add, add_channel, quarantine, release, tell, the
 from tests.servers.listener import listening
@@ -294,3 +295,29 @@ def test_whom_the_ladder_is_for(tmp_path: Path, changes: dict[str, object], is_t
     moments = {key: now + value if isinstance(value, timedelta) else value for key, value in changes.items()}
     shown = Snapshot(now, now, (row(timedelta(days=13), now, **moments),))
     assert bool(list(findings(shown))) is is_told
+
+
+def test_a_token_that_is_not_shown_is_not_saved(tmp_path: Path) -> None:
+    """Where a snapshot shows only the most pressing tokens, one that is not among them stays on its rung."""
+    with lab(tmp_path) as bench, listening() as listener:
+        add_channel(bench, listener, group_for='"0s"')
+        with bench.app() as app:
+            now = app.clock.now()
+            counts = {("services", "paused"): 1}
+            shown = Snapshot(now, now, (row(timedelta(days=9), now),), counts, {"astro": now})
+            the(app).pass_once(shown, now)
+            few = replace(shown, tokens=(), counts={("services", "paused"): 2000})
+            the(app).pass_once(few, now)
+            assert len(listener.seen) == 1
+            the(app).pass_once(replace(shown, tokens=(), counts={}), now)
+    assert listener.messages[1].startswith("resolved: will expire")
+
+
+def test_a_sweep_that_failed_resolves_nothing() -> None:
+    """Only a sweep that went through shows that a refused plan or a dead credential is past."""
+    from rotator.notify.facts import moves
+
+    now = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
+    ended = Event(name=EventName.SWEEP_FINISHED, at=now, provider="astro", policy="services", duration_s=3)
+    assert len(list(moves([replace(ended, outcome=Outcome.SETTLED)], lambda *_: {}))) == 3
+    assert list(moves([replace(ended, outcome=Outcome.FAILED)], lambda *_: {})) == []

@@ -14,11 +14,12 @@ class Listener:
     """What came, and how to answer.
 
     Attributes:
-        gate: Requests are answered while it is set.
+        gate: Requests are answered while it is set. `arrived`: how many came, answered or not.
     """
 
     port: int = 0
     status: int = 200
+    arrived: int = 0
     gate: threading.Event = field(default_factory=threading.Event)
     seen: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -39,6 +40,7 @@ def listening() -> Iterator[Listener]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+            listener.arrived += 1
             listener.gate.wait(60)
             listener.headers.append({key.lower(): value for key, value in self.headers.items()})
             listener.paths.append(self.path)
