@@ -16,12 +16,14 @@ from rotator.clock import SystemClock
 from rotator.config import Config
 from rotator.credentials import Reference
 from rotator.engine.desk import Desk, Settings, note
+from rotator.engine.standing import Standing, unlisted
 from rotator.errors import ConfigError
 from rotator.events import Event, EventName
 from rotator.journal.sealing import KeySource
 from rotator.journal.sqlite import Reader, SqliteJournal, open_journal
 from rotator.logs import StandardError
 from rotator.model import Policy, Rotation
+from rotator.planning import lineage_state
 from rotator.ports import Clock, Emit, Journal, OwnCredential, Sink
 from rotator.providers.astro.http import Endpoint
 from rotator.providers.astro.provider import AstroProvider, AstroSettings
@@ -46,6 +48,26 @@ class App:
     emit: Emit
     clock: Clock
     stop: threading.Event
+
+    def halt(self) -> None:
+        """Claim nothing more and end every pause; what has begun is finished or journalled."""
+        for desk in self.desks:
+            desk.stop.set()
+        self.stop.set()
+
+    def unserved(self) -> list[str]:
+        """Return the providers of which the journal remembers something, but that no policy uses any more."""
+        served = {desk.provider.name for desk in self.desks}
+        return [name for name in self.reader.providers() if name not in served]
+
+    def unserved_standings(self, name: str) -> Iterator[Standing]:
+        """Yield what is unfinished about the credentials of such a provider, from the journal alone."""
+        what = f"no policy uses the provider {name} any more; put one back to go on with it"
+        if name not in self.config.providers:
+            what = f"the provider {name} is no longer configured; its seals are kept; put [providers.{name}] back"
+        for lineage in self.reader.every_lineage(name):
+            if lineage_state(lineage):
+                yield unlisted(lineage, what)
 
     def policies(self, name: str | None) -> Sequence[Policy]:
         """Return the policies a command is about: one by name, or all.

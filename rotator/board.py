@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from rotator.engine.standing import Standing
 from rotator.events import Event, EventName
@@ -19,7 +20,9 @@ from rotator.planning import STATES, born, due_moments
 MAX_TOKENS = 1000
 RECENT = 50  # rotations shown
 BY_EXPIRY = frozenset({Reason.EXPIRED, Reason.EMERGENCY, Reason.BEFORE_EXPIRY})
+_SHORTEST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=15)
 _NEVER = datetime.max.replace(tzinfo=UTC)
+_Key = TypeVar("_Key")
 _ENDS = {
     EventName.ROTATION_SETTLED: Outcome.SETTLED,
     EventName.ROTATION_UNSETTLED: Outcome.UNSETTLED,
@@ -98,6 +101,8 @@ class Health:
     Attributes:
         kind: Its type.
         message: Of the last failure, in our own words; empty since the last success.
+        skew: How far a provider's clock is ahead of ours, by its latest answer; None before the first.
+        behind: Of how many tokens a sink lacks what it should hold, as of the last look; None before the first.
     """
 
     name: str
@@ -105,6 +110,8 @@ class Health:
     ok_at: datetime | None = None
     failed_at: datetime | None = None
     message: str = ""
+    skew: timedelta | None = None
+    behind: int | None = None
 
     @property
     def is_ok(self) -> bool | None:
@@ -140,6 +147,8 @@ class Snapshot:
         rotations: The newest first.
         config_at: When the config in force was loaded.
         config_problem: Why a newer one was refused; empty if none was.
+        retirements: Old secrets that are still to be ended, by policy.
+        credentials: When our own credentials expire, by the reference that they are read from.
     """
 
     at: datetime
@@ -153,11 +162,37 @@ class Snapshot:
     rotations: tuple[RotationRow, ...] = ()
     config_at: datetime | None = None
     config_problem: str = ""
+    retirements: Mapping[str, int] = field(default_factory=dict)
+    credentials: Mapping[str, datetime] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
         """How many tokens there are."""
         return sum(self.counts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the configuration in force names; another one is another object.
+
+    Attributes:
+        policies: Name to strategy.
+    """
+
+    policies: Mapping[str, str] = field(default_factory=dict)
+    providers: frozenset[str] = frozenset()
+    sinks: frozenset[str] = frozenset()
+    channels: frozenset[str] = frozenset()
+    hooks: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class _Credential:
+    """A credential of ours as it was last read."""
+
+    provider: str
+    read_at: datetime
+    expires_at: datetime | None
 
 
 class Board:
@@ -176,6 +211,10 @@ class Board:
         self._counts: dict[str, Mapping[tuple[str, str], int]] = {}
         self._looked_at: dict[str, datetime] = {}
         self._wakes: dict[str, Mapping[str, datetime]] = {}
+        self._retirements: dict[str, Mapping[str, int]] = {}
+        self._behind: dict[str, Mapping[str, int]] = {}
+        self._credentials: dict[str, _Credential] = {}
+        self._names = Names()
         self._policies: dict[str, PolicyRow] = {}
         self._providers: dict[str, Health] = {}
         self._sinks: dict[str, Health] = {}
@@ -184,7 +223,14 @@ class Board:
         self._config_problem = ""
 
     def configure(
-        self, policies: Iterable[Policy], providers: Mapping[str, str], sinks: Mapping[str, str], at: datetime
+        self,
+        policies: Iterable[Policy],
+        providers: Mapping[str, str],
+        sinks: Mapping[str, str],
+        at: datetime,
+        *,
+        channels: Iterable[str] = (),
+        hooks: Iterable[str] = (),
     ) -> None:
         """Show another configuration: what it still names keeps what is known of it, the rest vanishes.
 
@@ -192,6 +238,7 @@ class Board:
             policies: In file order.
             providers, sinks: Name to type.
             at: When it was loaded, UTC.
+            channels, hooks: Names of what notifies, and of what runs.
         """
         with self._lock:
             self._policies = {policy.name: _policy_row(policy, self._policies) for policy in policies}
@@ -199,10 +246,25 @@ class Board:
                 name: self._providers.get(name) or Health(name, kind) for name, kind in providers.items()
             }
             self._sinks = {name: self._sinks.get(name) or Health(name, kind) for name, kind in sinks.items()}
-            for known in (self._tokens, self._counts, self._looked_at, self._wakes):
+            by_provider = (
+                self._tokens, self._counts, self._looked_at, self._wakes, self._retirements, self._behind,
+            )  # fmt: skip
+            for known in by_provider:
                 for name in known.keys() - providers.keys():
                     known.pop(name)
+            self._credentials = {key: own for key, own in self._credentials.items() if own.provider in providers}
+            strategies = {name: row.strategy for name, row in self._policies.items()}
+            named = (frozenset(providers), frozenset(sinks), frozenset(channels), frozenset(hooks))
+            self._names = Names(strategies, *named)
             self._config_at, self._config_problem = at, ""
+
+    def restore(self, policy: str, last: Event, success_at: datetime | None) -> None:
+        """Note what an earlier process's last sweep of a policy came to; what this one did counts more."""
+        with self._lock:
+            row = self._policies.get(policy)
+        if row is not None and row.finished_at is None:
+            self._finished(last)
+            self._update(policy, success_at=success_at)
 
     def refuse_config(self, problem: str) -> None:
         """Note that a newer configuration was refused; the old one stays in force."""
@@ -223,12 +285,17 @@ class Board:
     def take(self, provider: str, standings: Iterable[Standing], at: datetime) -> None:
         """Replace what is known of a provider's tokens; `standings` is read once, and memory stays bounded."""
         counts: Counter[tuple[str, str]] = Counter()
+        retirements: Counter[str] = Counter()
+        behind: Counter[str] = Counter()
         wakes: dict[str, datetime] = {}
 
         def rows() -> Iterator[TokenRow]:
             for standing in standings:
                 row = _token_row(provider, standing, at)
                 counts[row.policy, row.state] += 1
+                if standing.lineage is not None and standing.lineage.token_id == row.token_id:  # once a lineage
+                    retirements.update(old.policy for old in standing.lineage.retiring)
+                    behind.update(standing.behind)
                 if row.wake_at is not None:
                     wakes[row.policy] = min(row.wake_at, wakes.get(row.policy, _NEVER))
                 yield row
@@ -237,6 +304,7 @@ class Board:
         with self._lock:
             self._tokens[provider], self._counts[provider] = kept, dict(counts)
             self._wakes[provider], self._looked_at[provider] = wakes, at
+            self._retirements[provider], self._behind[provider] = dict(retirements), dict(behind)
 
     def wakes(self) -> Mapping[str, datetime]:
         """Return by policy the first moment at which, as of the last look, expiry makes one of its tokens due."""
@@ -245,20 +313,35 @@ class Board:
 
     def snapshot(self, at: datetime) -> Snapshot:
         """Return everything at one moment."""
-        with self._lock:
-            return Snapshot(
+        with self._lock:  # what a sweep waits for: what takes longer comes after it
+            tokens, counts = list(self._tokens.values()), list(self._counts.values())
+            retirements, behind = list(self._retirements.values()), list(self._behind.values())
+            shown = Snapshot(
                 at,
                 self._started_at,
-                tuple(heapq.merge(*self._tokens.values(), key=_urgency)),
-                dict(sum((Counter(counts) for counts in self._counts.values()), Counter[tuple[str, str]]())),
-                dict(self._looked_at),
-                tuple(self._policies.values()),
-                tuple(self._providers.values()),
-                tuple(self._sinks.values()),
-                tuple(reversed(self._rotations)),
-                self._config_at,
-                self._config_problem,
+                looked_at=dict(self._looked_at),
+                policies=tuple(self._policies.values()),
+                providers=tuple(self._providers.values()),
+                sinks=tuple(self._sinks.values()),
+                rotations=tuple(reversed(self._rotations)),
+                config_at=self._config_at,
+                config_problem=self._config_problem,
+                credentials={key: own.expires_at for key, own in self._credentials.items() if own.expires_at},
             )
+        lacking: Counter[str] = _sum(behind)
+        sinks = (replace(sink, behind=lacking[sink.name] if behind else None) for sink in shown.sinks)
+        return replace(
+            shown,
+            tokens=tokens[0] if len(tokens) == 1 else tuple(heapq.merge(*tokens, key=_urgency)),
+            counts=dict(_sum(counts)),
+            retirements=dict(_sum(retirements)),
+            sinks=tuple(sinks),
+        )
+
+    @property
+    def names(self) -> Names:
+        """What the configuration in force names."""
+        return self._names
 
     def __call__(self, event: Event) -> None:
         """Take in one event."""
@@ -269,10 +352,14 @@ class Board:
         elif event.name is EventName.REQUEST_FINISHED:
             problem = "" if _is_answer(event.error) else f"{event.message}: {event.error}"
             self._answered(self._providers, event.provider, event.at, problem)
+            self._measured(event)
         elif event.name is EventName.SECRET_DELIVERED:
             self._answered(self._sinks, event.sink, event.at, "")
         elif event.name is EventName.DELIVERY_FAILED:
             self._answered(self._sinks, event.sink, event.at, event.message or "a delivery failed")
+        elif event.name is EventName.CREDENTIAL_READ:
+            with self._lock:
+                self._credentials[event.location] = _Credential(event.provider, event.at, event.expires_at)
         if event.name in _ENDS:
             self._ended(event)
 
@@ -289,6 +376,22 @@ class Board:
         )
         if event.outcome is Outcome.SETTLED:
             self._update(event.policy, success_at=event.at)
+        with self._lock:
+            row = self._policies.get(event.policy)
+            read = [own.read_at for own in self._credentials.values() if own.provider == event.provider]
+            if row is None or row.started_at is None or not any(at >= row.started_at for at in read):
+                return
+            self._credentials = {
+                key: own
+                for key, own in self._credentials.items()
+                if own.provider != event.provider or own.read_at >= row.started_at
+            }  # a reference that is configured no longer vanishes
+
+    def _measured(self, event: Event) -> None:
+        with self._lock:
+            health = self._providers.get(event.provider)
+            if health is not None and event.skew_s is not None:
+                self._providers[event.provider] = replace(health, skew=timedelta(seconds=event.skew_s))
 
     def _answered(self, known: dict[str, Health], name: str, at: datetime, problem: str) -> None:
         with self._lock:
@@ -310,6 +413,13 @@ class Board:
         )
         with self._lock:
             self._rotations.append(row)
+
+
+def _sum(parts: Iterable[Mapping[_Key, int]]) -> "Counter[_Key]":
+    total: Counter[_Key] = Counter()
+    for part in parts:
+        total.update(part)
+    return total
 
 
 def _is_answer(status: str) -> bool:
@@ -350,10 +460,19 @@ def _token_row(provider: str, standing: Standing, now: datetime) -> TokenRow:
 
 
 def _wakes_at(standing: Standing, now: datetime) -> datetime | None:
-    if standing.token is None or standing.owner is None:
+    token = standing.token
+    if token is None or standing.owner is None:
         return None
-    moments = due_moments(standing.token, standing.owner, standing.lineage)
-    return min((at for reason, at, _ in moments if reason in BY_EXPIRY and at > now), default=None)
+    rows = due_moments(token, standing.owner, standing.lineage)
+    moments = [at for reason, at, _ in rows if reason in BY_EXPIRY and at > now]
+    if standing.reason in BY_EXPIRY:  # it was due before, and came to nothing
+        moments.append(now + _again(token.life))
+    return min(moments, default=None)
+
+
+def _again(life: timedelta | None) -> timedelta:
+    """Return when to try again what expires: soon for a short life, and never in a frenzy."""
+    return min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, (life or _LONGEST_PAUSE * 20) / 20))
 
 
 def _urgency(row: TokenRow) -> tuple[int, datetime, str]:

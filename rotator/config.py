@@ -10,10 +10,11 @@ import json
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -26,7 +27,10 @@ from rotator.schedule import Schedule, Windows, parse_zone
 from rotator.timing import parse_duration, parse_percent
 
 _EVERY_NAME = ("*",)
-_REFERENCES = ("credential", "key", "token", "role_id", "secret_id", "jwt")
+_JOB = r"^[A-Za-z0-9_.:-]+$"
+_REFERENCES = (
+    "credential", "key", "token", "role_id", "secret_id", "jwt", "pushgateway", "pushgateway_password",
+)  # fmt: skip
 _SHORTEST_IDLE = timedelta(days=7)
 _ALL = Wave(share=1.0)
 _ANY_ZONE = ZoneInfo("UTC")  # whether a text is a schedule or a window is the same in every zone
@@ -125,6 +129,29 @@ def _references(value: object) -> object:
     return [_reference(one) for one in found]
 
 
+def _gateway(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError("must be a URL such as http://pushgateway:9091")
+    if not value:
+        return value
+    try:
+        url = urlsplit(value)
+        is_usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise ValueError("must be a URL such as http://pushgateway:9091")
+    if url.username is not None or url.query or url.fragment:
+        raise ValueError("must not hold a user, a query or a fragment; see pushgateway_user and pushgateway_password")
+    return value.rstrip("/")
+
+
+def _textfile(value: object) -> object:
+    if isinstance(value, str) and value and not value.endswith(".prom"):
+        raise ValueError("must end in .prom: node-exporter reads no other files")
+    return value
+
+
 Duration = Annotated[timedelta, BeforeValidator(_positive, json_schema_input_type=str)]
 Ahead = Annotated[timedelta | Share, BeforeValidator(_ahead, json_schema_input_type=str)]
 Percent = Annotated[float, BeforeValidator(_percent, json_schema_input_type=str)]
@@ -137,6 +164,8 @@ Waves = Annotated[
     list[WaveSize], Field(min_length=1, json_schema_extra={"default": ["100%"]}), AfterValidator(_growing)
 ]
 SecretReference = Annotated[str, BeforeValidator(_reference, json_schema_input_type=str)]
+GatewayUrl = Annotated[str, BeforeValidator(_gateway, json_schema_input_type=str)]
+TextFile = Annotated[str, BeforeValidator(_textfile, json_schema_input_type=str)]
 CredentialReferences = Annotated[list[str], BeforeValidator(_references, json_schema_input_type=str | list[str])]
 
 
@@ -188,6 +217,18 @@ class AuditTable(_Table):
     """`[audit]`."""
 
     path: Annotated[str, Field(min_length=1)] = "audit.jsonl"
+
+
+class MetricsTable(_Table):
+    """`[metrics]`."""
+
+    max_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
+    pushgateway: GatewayUrl = ""
+    pushgateway_job: Annotated[str, Field(pattern=_JOB)] = "rotator"
+    pushgateway_user: str = ""
+    pushgateway_password: SecretReference = ""
+    pushgateway_ca_bundle: str = ""
+    textfile: TextFile = ""
 
 
 class SinkTable(BaseModel):
@@ -262,6 +303,7 @@ class File(_Table):
     providers: Annotated[dict[str, ProviderTable], Field(min_length=1)]
     journal: JournalTable = JournalTable()
     audit: AuditTable = AuditTable()
+    metrics: MetricsTable = MetricsTable()
     sinks: Annotated[dict[str, SinkTable], Field(min_length=1)]
     policies: Annotated[dict[str, PolicyTable], Field(min_length=1)]
 
@@ -293,6 +335,12 @@ class Config:
     sinks: Mapping[str, SinkConfig]
     policies: tuple[Policy, ...]
     digest: str = ""
+    metrics: MetricsTable = field(default_factory=MetricsTable)
+
+    @property
+    def textfile_path(self) -> Path | None:
+        """The file that metrics are written to; None if they are not."""
+        return self.state_dir / Path(self.metrics.textfile).expanduser() if self.metrics.textfile else None
 
     @property
     def journal_path(self) -> Path:
@@ -339,7 +387,17 @@ def parse(raw: dict[str, object], folder: Path) -> Config:
     if problems:
         raise ConfigError(problems)
     state = folder / Path(file.state_dir or os.environ.get("STATE_DIRECTORY", "") or ".").expanduser()
-    return Config(folder, state, file.engine, file.providers, file.journal, file.audit, sink_configs, policies)
+    return Config(
+        folder,
+        state,
+        file.engine,
+        file.providers,
+        file.journal,
+        file.audit,
+        sink_configs,
+        policies,
+        metrics=file.metrics,
+    )
 
 
 def _digest(raw: Mapping[str, Any], policy: Policy) -> str:
@@ -470,7 +528,21 @@ def _policy(name: str, provider: str, table: PolicyTable, deliveries: tuple[Deli
     )
 
 
+def _gateway_problems(table: MetricsTable) -> Iterable[Problem]:
+    if bool(table.pushgateway_user) != bool(table.pushgateway_password):
+        missing = "pushgateway_password" if table.pushgateway_user else "pushgateway_user"
+        yield Problem(f"metrics.{missing}", "is missing: user and password go together")
+    host = urlsplit(table.pushgateway).hostname or ""
+    if table.pushgateway_password and table.pushgateway.startswith("http:") and host not in ("localhost", "127.0.0.1"):
+        yield Problem("metrics.pushgateway", "must be https, for a password goes there (http is for loopback only)")
+    if not table.pushgateway:
+        for key in ("pushgateway_user", "pushgateway_password", "pushgateway_ca_bundle"):
+            if getattr(table, key):
+                yield Problem(f"metrics.{key}", "means nothing without pushgateway")
+
+
 def _cross_problems(file: File) -> Iterable[Problem]:
+    yield from _gateway_problems(file.metrics)
     for name, table in file.policies.items():
         provider = file.providers.get(table.provider or next(iter(file.providers)))
         if provider is None or provider.api_version != "v1alpha1":

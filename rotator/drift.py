@@ -124,7 +124,8 @@ def _found(token: Token, moved: bool, heal: tuple[Heal, str], wrong: Sequence[Si
     kind, what = _kind(moved, wrong)
     parts = [part for part in (what, heal[1]) if part]
     dead = any(sighting.seen is Seen.DEAD for sighting in wrong)
-    return Diagnosis(Drift(kind, heal[0], "; ".join(parts), now, token.generation, proven_dead=dead))
+    sinks = tuple(dict.fromkeys(sighting.place.sink for sighting in wrong))
+    return Diagnosis(Drift(kind, heal[0], "; ".join(parts), now, token.generation, proven_dead=dead, sinks=sinks))
 
 
 def _kind(moved: bool, wrong: Sequence[Sighting]) -> tuple[DriftKind, str]:

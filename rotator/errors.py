@@ -20,6 +20,15 @@ secret.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What may be done after a failure, as metrics say it."""
+
+    TEMPORARY = "temporary"
+    PERMANENT = "permanent"
+    UNKNOWN = "unknown"
 
 
 class RotatorError(Exception):
@@ -110,3 +119,10 @@ class AuditUnavailable(Permanent):
 
 class OutcomeUnknown(RotatorError):
     """The call may have taken effect: whoever catches this looks before it acts again."""
+
+
+def kind_of(error: BaseException) -> Kind:
+    """Return what may be done after an error; of what is none of ours, nothing is known."""
+    if isinstance(error, Temporary):
+        return Kind.TEMPORARY
+    return Kind.PERMANENT if isinstance(error, Permanent | ConfigError | PlanRefused) else Kind.UNKNOWN

@@ -8,15 +8,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from rotator.model import Outcome, Reason, Step
+from rotator.errors import Kind
+from rotator.model import Outcome, Reason, Step, Strategy
 
 
 class EventName(StrEnum):
     """Past tense. The names are public: audit lines and metrics carry them."""
 
     CONFIG_LOADED = "config_loaded"
+    CONFIG_REFUSED = "config_refused"
+    DAEMON_STARTED = "daemon_started"
+    DAEMON_STOPPED = "daemon_stopped"
     SWEEP_STARTED = "sweep_started"
     SWEEP_FINISHED = "sweep_finished"
+    SWEEP_FAILED = "sweep_failed"
+    SWEEP_MISSED = "sweep_missed"
     PLAN_REFUSED = "plan_refused"
     PLAN_ACCEPTED = "plan_accepted"
     PREFLIGHT_FAILED = "preflight_failed"
@@ -61,6 +67,25 @@ class EventName(StrEnum):
     JOURNAL_FAILED = "journal_failed"
     ERASURE_DELAYED = "erasure_delayed"
     REQUEST_FINISHED = "request_finished"
+    STEP_FINISHED = "step_finished"
+    CREDENTIAL_READ = "credential_read"
+    SERIES_OMITTED = "series_omitted"
+
+
+# Only told: neither the journal's history nor the audit holds them.
+UNRECORDED = frozenset(
+    {
+        EventName.AUDIT_FAILED,
+        EventName.CREDENTIAL_READ,
+        EventName.ERASURE_DELAYED,
+        EventName.JOURNAL_FAILED,
+        EventName.PLACE_REFUSED,
+        EventName.PREFLIGHT_FAILED,
+        EventName.REQUEST_FINISHED,
+        EventName.SERIES_OMITTED,
+        EventName.STEP_FINISHED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +95,14 @@ class Event:
     Attributes:
         at: UTC.
         message: A sentence in our own words; untrusted text in it was escaped by whoever built it.
+        channel: The `[notifications.X]` that was told.
+        hook: The hook that ran, by its name.
         duration_s: Of the step that ended with this event, in seconds.
+        waited_s: How long a request waited for its turn before it left, in seconds.
+        skew_s: How far the API's clock is ahead of ours, by its latest answer, in seconds.
+        opened_at: When the intent of the rotation was written, UTC.
+        expires_at: Of a credential of ours, UTC; None if it never does.
+        failure: How a step failed; None if it did not.
     """
 
     name: EventName
@@ -89,4 +121,12 @@ class Event:
     step: Step | None = None
     error: str = ""
     message: str = ""
+    channel: str = ""
+    hook: str = ""
     duration_s: float | None = None
+    waited_s: float | None = None
+    skew_s: float | None = None
+    opened_at: datetime | None = None
+    expires_at: datetime | None = None
+    strategy: Strategy | None = None
+    failure: Kind | None = None

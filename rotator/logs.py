@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _LOUD = frozenset(
     {
         EventName.AUDIT_FAILED,
+        EventName.CONFIG_REFUSED,
         EventName.CREDENTIAL_EXPIRING,
         EventName.DELIVERY_FAILED,
         EventName.DRIFT_FOUND,
@@ -32,6 +33,9 @@ _LOUD = frozenset(
         EventName.ROTATION_REFUSED,
         EventName.ROTATION_SUPERSEDED,
         EventName.ROTATION_UNSETTLED,
+        EventName.SERIES_OMITTED,
+        EventName.SWEEP_FAILED,
+        EventName.SWEEP_MISSED,
         EventName.TOKEN_GONE,
         EventName.TOKEN_LEAKED,
         EventName.TOKEN_QUARANTINED,
@@ -39,10 +43,11 @@ _LOUD = frozenset(
         EventName.TWIN_FOUND,
     }
 )
-# Of every sweep, also of one that does nothing: for the audit and the metrics.
-_QUIET = frozenset(
-    {EventName.CONFIG_LOADED, EventName.REQUEST_FINISHED, EventName.SWEEP_FINISHED, EventName.SWEEP_STARTED}
+# Of every sweep, also of one that does nothing: for the audit and the metrics. A daemon's log shows when it swept.
+_SILENT = frozenset(
+    {EventName.CREDENTIAL_READ, EventName.REQUEST_FINISHED, EventName.STEP_FINISHED, EventName.SWEEP_STARTED}
 )
+_ROUTINE = frozenset({EventName.CONFIG_LOADED, EventName.SWEEP_FINISHED})
 
 
 class StandardError:
@@ -62,16 +67,19 @@ class Log:
 
     Args:
         terminal: Readable lines, and only the loud ones: tables and progress tell the rest.
+        daemon: All of them also on a terminal, for there is nothing else to see, and what every sweep came to.
     """
 
-    def __init__(self, *, terminal: bool) -> None:
+    def __init__(self, *, terminal: bool, daemon: bool = False) -> None:
         self._terminal = terminal
+        self._brief = terminal and not daemon
+        self._unsaid = _SILENT if daemon else _SILENT | _ROUTINE
         self._is_heard = True
 
     def __call__(self, event: Event) -> None:
         """Write one event; once nobody reads standard error any more (`2>&1 | head`), say nothing."""
         loud = event.name in _LOUD
-        if event.name in _QUIET or (self._terminal and not loud) or not self._is_heard:
+        if event.name in self._unsaid or (self._brief and not loud) or not self._is_heard:
             return
         fields = {name: _shown(value) for name in _FIELDS if (value := getattr(event, name))}
         try:

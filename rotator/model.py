@@ -594,6 +594,7 @@ class Drift:
     Attributes:
         generation: Of the token at that look.
         proven_dead: A sink holds a secret of this token that no longer authenticates: consumers are cut off already.
+        sinks: Those that were found with something else than what belongs there.
     """
 
     kind: DriftKind
@@ -602,6 +603,7 @@ class Drift:
     found_at: datetime
     generation: Generation
     proven_dead: bool = False
+    sinks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

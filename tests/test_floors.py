@@ -28,6 +28,8 @@ IMPURE = {"time", "random", "socket", "ssl", "httpx", "threading", "subprocess",
 BROAD = {
     "rotator/app.py": 2,  # listener, plug-in call
     "rotator/cli/main.py": 1,  # request
+    "rotator/cli/publishing.py": 1,  # listener
+    "rotator/daemon/sweeper.py": 1,  # job
     "rotator/engine/desk.py": 1,  # plug-in call
     "rotator/engine/sweep.py": 1,  # token
     "rotator/journal/writer.py": 1,  # job

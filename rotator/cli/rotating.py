@@ -8,6 +8,7 @@ import click
 
 from rotator.app import App, opened
 from rotator.cli.main import ATTENTION, config_option
+from rotator.cli.publishing import Publisher
 from rotator.cli.stopping import politely
 from rotator.cli.sweeping import finish, json_option
 from rotator.cli.words import token_words
@@ -17,6 +18,7 @@ from rotator.engine.manual import Asked, Choice, braked, manual_steps, named, ro
 from rotator.engine.sweep import Report, erase
 from rotator.errors import ConfigError
 from rotator.logs import Log
+from rotator.ports import Emit
 from rotator.secret import Secret
 from rotator.text import visible
 
@@ -51,7 +53,9 @@ def rotate_command(
         raise ConfigError.of("TOKEN", "name one or more tokens by id or name; a leaked secret goes to --leaked")
     config = load(config_path)
     asked = Asked(note, leaked, revoke_first)
-    with opened(config, "rotate", [Log(terminal=sys.stderr.isatty())], writing=True) as app:
+    publisher = Publisher(config)
+    listeners: list[Emit] = [Log(terminal=sys.stderr.isatty()), *publisher.listeners]
+    with opened(config, "rotate", listeners, writing=True) as app, publisher.after(app):
         choice = named(app.desks, list(dict.fromkeys(tokens)) or [whose(app.desks, _from_stdin())])
         own = _own(app, choice) if leaked else ""
         if own:
@@ -69,7 +73,7 @@ def visible_lines(text: str) -> str:
 
 def _rotated(app: App, choice: Choice, asked: Asked) -> list[Result]:
     results: list[Result] = []
-    with politely(app):
+    with politely(app.halt):
         for desk in app.desks:
             results += rotate(desk, choice.rows.get(desk.provider.name, []), asked, _confirm)
             erase(desk)

@@ -12,10 +12,10 @@ from rotator.app import App, opened
 from rotator.cli import render
 from rotator.cli.main import OK, config_option
 from rotator.config import load
-from rotator.engine.standing import Standing, standings, unlisted
+from rotator.engine.standing import Standing, standings
 from rotator.logs import Log
 from rotator.model import Lineage
-from rotator.planning import NEXT, STATES, born, lineage_state
+from rotator.planning import NEXT, STATES, born
 from rotator.text import visible
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
@@ -41,14 +41,8 @@ def status(config_path: Path, as_json: bool) -> int:
 def _all(app: App) -> Iterator[Standing]:
     for desk in app.desks:
         yield from standings(desk, app.reader.every_lineage(desk.provider.name))
-    served = {desk.provider.name for desk in app.desks}
-    for name in app.reader.providers():
-        what = f"no policy uses the provider {name} any more; put one back to go on with it"
-        if name not in app.config.providers:
-            what = f"the provider {name} is no longer configured; its seals are kept; put [providers.{name}] back"
-        for lineage in app.reader.every_lineage(name) if name not in served else ():
-            if lineage_state(lineage):
-                yield unlisted(lineage, what)
+    for name in app.unserved():
+        yield from app.unserved_standings(name)
 
 
 def _row(standing: Standing) -> dict[str, object]:

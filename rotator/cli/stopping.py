@@ -8,11 +8,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from rotator.app import App
 from rotator.cli.main import INTERRUPTED
 
 PATIENCE_S = 50.0  # what stops containers kills after a minute or less
@@ -20,23 +19,24 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def politely(app: App, patience_s: float = PATIENCE_S) -> Iterator[None]:
-    """Turn the first Ctrl-C or SIGTERM into `stop`; the second one, or the end of our patience, ends the process.
+def politely(halt: Callable[[], None], patience_s: float = PATIENCE_S, code: int = INTERRUPTED) -> Iterator[None]:
+    """Turn the first Ctrl-C or SIGTERM into `halt`; the second one, or the end of our patience, ends the process.
 
     Args:
-        app: Its desks claim nothing more, and its pauses end.
+        halt: Called in a thread of its own: from then on nothing more is claimed, and pauses end.
         patience_s: How long what has begun may take, seconds, until after the block.
+        code: The exit code where our patience ends.
     """
     came: list[int] = []
     reading, writing = os.pipe()
     # a signal handler must take no lock, so another thread does what takes some
-    watcher = threading.Thread(target=_watch, args=(app, reading, patience_s), name="stopping", daemon=True)
+    watcher = threading.Thread(target=_watch, args=(halt, reading, patience_s, code), name="stopping", daemon=True)
     watcher.start()
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal module's signature
         came.append(number)
         if len(came) > 1:
-            _leave("stopped at once")
+            _leave("stopped at once", INTERRUPTED)
         os.write(writing, b"!")
 
     before = {number: signal.signal(number, stop) for number in _SIGNALS}
@@ -61,22 +61,20 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _watch(app: App, reading: int, patience_s: float) -> None:
+def _watch(halt: Callable[[], None], reading: int, patience_s: float, code: int) -> None:
     is_told = os.read(reading, 1)
     os.close(reading)
     if not is_told:
         return
     _say("stopping; what has begun is finished first")
-    for desk in app.desks:
-        desk.stop.set()
-    app.stop.set()
+    halt()
     time.sleep(patience_s)
-    _leave(f"stopped after {patience_s:g} s")
+    _leave(f"stopped after {patience_s:g} s", code)
 
 
-def _leave(how: str) -> None:
+def _leave(how: str, code: int) -> None:
     _say(f"{how}; the journal has everything, the next run goes on from it")
-    os._exit(INTERRUPTED)
+    os._exit(code)
 
 
 def _say(sentence: str) -> None:

@@ -23,6 +23,7 @@ from rotator.cli.main import (
     tell,
 )
 from rotator.cli.progress import Bar
+from rotator.cli.publishing import Publisher
 from rotator.cli.stopping import PATIENCE_S, interruptible, politely
 from rotator.config import load
 from rotator.engine.deciding import plan as make_plan
@@ -33,6 +34,7 @@ from rotator.errors import RotatorError
 from rotator.logs import Log
 from rotator.model import Outcome, Policy, Token
 from rotator.planning import Candidate, Plan
+from rotator.ports import Emit
 
 policy_option = click.option("--policy", "policy_name", help="Only this policy.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -81,14 +83,16 @@ def sweep(
 ) -> int:
     """One pass: recover, plan, rotate, deliver, verify, settle."""
     config = load(config_path)
-    bar = Bar()
-    with opened(config, "sweep", [Log(terminal=sys.stderr.isatty()), bar], writing=not dry_run) as app:
+    bar, publisher = Bar(), Publisher(config)
+    listeners: list[Emit] = [Log(terminal=sys.stderr.isatty()), bar, *publisher.listeners]
+    with opened(config, "sweep", listeners, writing=not dry_run) as app:
         policies = app.policies(policy_name)
         if dry_run:
             return show_plan(app, policies, as_json=as_json)
         ask = sys.stdin.isatty() and not yes
-        reports = run(app, policies, accept, ask=ask, bar=bar)
-        return finish(reports, as_json=as_json)
+        with publisher.after(app):
+            reports = run(app, policies, accept, ask=ask, bar=bar)
+            return finish(reports, as_json=as_json)
 
 
 def run(
@@ -136,7 +140,7 @@ def reported(
 ) -> list[Report]:
     """Act on every provider until told to stop; an error of one is told, and hides nothing of the others."""
     reports = [Report(provider=desk.provider.name) for desk in desks]
-    with politely(app, patience_s):
+    with politely(app.halt, patience_s):
         for desk, report in zip(desks, reports, strict=True):
             report.interrupted = app.stop.is_set()
             if report.interrupted:
@@ -197,7 +201,9 @@ def settle(config_path: Path, as_json: bool) -> int:
         report.interrupted = desk.stop.is_set()
         erase(desk)
 
-    with opened(config, "settle", [Log(terminal=sys.stderr.isatty()), bar], writing=True) as app, bar:
+    publisher = Publisher(config)
+    listeners: list[Emit] = [Log(terminal=sys.stderr.isatty()), bar, *publisher.listeners]
+    with opened(config, "settle", listeners, writing=True) as app, publisher.after(app), bar:
         return finish(reported(app, app.desks, settled), as_json=as_json)
 
 

@@ -48,8 +48,9 @@ def begin(desk: Desk, row: Candidate, *, revoke_first: bool = False) -> Result:
     preflight(desk, row, places=not revoke_first)
     with _through(desk, row) as provider:
         # The version read here is the lock: if anybody changes the lineage after this, the intent is not written.
-        lineage = desk.lineage(row.token)
-        token = _look_again(desk, row, lineage)
+        with desk.step(Step.LOCK):
+            lineage = desk.lineage(row.token)
+            token = _look_again(desk, row, lineage)
         if token is None:
             return result_of(row, None, "no longer due at the second look")
         if row.decision.due in _BY_DRIFT and fights(lineage, desk.clock.now(), _BY_DRIFT[row.decision.due]):
@@ -60,7 +61,9 @@ def begin(desk: Desk, row: Candidate, *, revoke_first: bool = False) -> Result:
         can_mint(desk, rotation)
         event = desk.event(EventName.ROTATION_INTENDED, rotation, step=Step.INTEND, message=row.decision.message)
         shadow = replace(lineage, name=token.name, open_state=State.INTENDED, open_message="")
-        if not desk.journal.open(rotation, shadow, (event,)):
+        with desk.step(Step.INTEND):
+            is_open = desk.journal.open(rotation, shadow, (event,))
+        if not is_open:
             return result_of(row, None, "another process is at it")
         desk.emit(event)
         return Attempt(desk, rotation, shadow, provider).drive()
@@ -76,11 +79,12 @@ def preflight(desk: Desk, row: Candidate, *, places: bool = True) -> None:
     Raises:
         RotatorError: It could not.
     """
-    desk.require_clock()
-    desk.journal.preflight()
-    for place in row.places if places else ():
-        if place.required:
-            desk.preflight(place)
+    with desk.step(Step.PREFLIGHT):
+        desk.require_clock()
+        desk.journal.preflight()
+        for place in row.places if places else ():
+            if place.required:
+                desk.preflight(place)
 
 
 def _look_again(desk: Desk, row: Candidate, lineage: Lineage) -> Token | None:
@@ -128,7 +132,12 @@ def _intended(desk: Desk, row: Candidate, token: Token, lineage: Lineage) -> Rot
 def _quarantined(desk: Desk, row: Candidate, lineage: Lineage) -> Result:
     why = f"somebody fights us over it, again within a week: {row.decision.message}"
     event = desk.about(
-        EventName.TOKEN_QUARANTINED, row.token, row.policy.name, message=why, outcome=Outcome.QUARANTINED
+        EventName.TOKEN_QUARANTINED,
+        row.token,
+        row.policy.name,
+        message=why,
+        outcome=Outcome.QUARANTINED,
+        strategy=row.strategy,
     )
     if not desk.remember(replace(lineage, quarantined_at=desk.clock.now(), quarantine_reason=why), event):
         raise Temporary("the lineage changed meanwhile; it is looked at again")

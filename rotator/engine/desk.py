@@ -1,8 +1,9 @@
 """What the engine works with, put together once by `app` and handed to every function of the engine."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TypedDict, TypeVar, Unpack
@@ -10,7 +11,7 @@ from typing import TypedDict, TypeVar, Unpack
 import msgspec
 
 from rotator.engine.breaker import Breaker
-from rotator.errors import Permanent, RotatorError, Temporary
+from rotator.errors import Kind, Permanent, RotatorError, Temporary, kind_of
 from rotator.events import Event, EventName
 from rotator.model import (
     Delivery,
@@ -58,6 +59,14 @@ class Facts(TypedDict, total=False):
     step: Step
     outcome: Outcome
     error: str
+    strategy: Strategy
+
+
+@dataclass(slots=True)
+class Taken:
+    """A step while it is taken; `failure` is set where it failed without raising."""
+
+    failure: Kind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +134,8 @@ class Desk:
 
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`."""
-        return self._ask(place.sink, lambda sink: _a(Receipt, sink.deliver(place, mint)))
+        with self.step(Step.DELIVER, place.sink):
+            return self._ask(place.sink, lambda sink: _a(Receipt, sink.deliver(place, mint)))
 
     def read_back(self, place: Place) -> Held:
         """See `ports.Sink`."""
@@ -172,6 +182,28 @@ class Desk:
 
     def _resolved(self, delivery: Delivery, facts: Mapping[str, str]) -> Place:
         return self._ask(delivery.sink, lambda sink: _a(Place, sink.resolve(delivery.options, facts)))
+
+    @contextmanager
+    def step(self, step: Step, sink: str = "") -> Iterator[Taken]:
+        """Tell how long the block took and, by what it raises or sets, whether it failed."""
+        taken, began_s = Taken(), self.clock.monotonic()
+        try:
+            yield taken
+        except BaseException as error:
+            taken.failure = kind_of(error)
+            raise
+        finally:
+            self.emit(
+                Event(
+                    name=EventName.STEP_FINISHED,
+                    at=self.clock.now(),
+                    provider=self.provider.name,
+                    sink=sink,
+                    step=step,
+                    failure=taken.failure,
+                    duration_s=self.clock.monotonic() - began_s,
+                )
+            )
 
     def lineage(self, token: Token) -> Lineage:
         """Return what the journal remembers of a token, a new lineage if nothing."""
@@ -241,6 +273,8 @@ class Desk:
             reason=rotation.reason,
             step=step,
             message=message,
+            opened_at=rotation.opened_at,
+            strategy=rotation.strategy,
         )
 
 

@@ -6,6 +6,7 @@ that authenticates. Of two, each is renewed through the other, one at a time.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 from rotator.claims import claims
@@ -77,20 +78,31 @@ def explained(desk: Desk, error: CredentialRejected) -> RotatorError:
     return error
 
 
-def expiring(desk: Desk) -> Iterator[Event]:
-    """Yield a warning for each credential of ours that is close to its expiry."""
+def credentials(desk: Desk) -> Iterator[Event]:
+    """Yield until when each credential of ours says that it lives."""
     now = desk.clock.now()
     for token_id, own in desk.provider.own_credentials().items():
         said = claims(own.read())
-        if said is None or said.expires_at is None or said.expires_at - now > LOUD:
-            continue
         yield Event(
-            name=EventName.CREDENTIAL_EXPIRING,
+            name=EventName.CREDENTIAL_READ,
             at=now,
             provider=desk.provider.name,
             token_id=token_id,
-            message=f"the credential {own.reference} that rotator works with expires {stamp(said.expires_at)}",
+            location=own.reference,
+            expires_at=said.expires_at if said is not None else None,
         )
+
+
+def is_expiring(fact: Event) -> bool:
+    """Whether a credential, as `credentials` told it, is so close to its expiry that people should know."""
+    return fact.expires_at is not None and fact.expires_at - fact.at <= LOUD
+
+
+def expiring(fact: Event) -> Event:
+    """Return the warning about such a credential."""
+    until = stamp(fact.expires_at) if fact.expires_at is not None else ""
+    said = f"the credential {fact.location} that rotator works with expires {until}"
+    return replace(fact, name=EventName.CREDENTIAL_EXPIRING, location="", message=said)
 
 
 def _other(desk: Desk, token_id: str) -> tuple[str, OwnCredential] | None:

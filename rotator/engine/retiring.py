@@ -36,6 +36,11 @@ def end(desk: Desk, lineage: Lineage, old: Retiring, places: Sequence[Place]) ->
     Raises:
         RotatorError: It could not be ended now; repeating is safe.
     """
+    with desk.step(Step.RETIRE):
+        return _end(desk, lineage, old, places)
+
+
+def _end(desk: Desk, lineage: Lineage, old: Retiring, places: Sequence[Place]) -> Result:
     provider = desk.provider
     token = _named(provider, old)
     if token is None:

@@ -21,7 +21,15 @@ from rotator.engine.looking import look, taken_over
 from rotator.engine.minting import LATE_TWIN, MINTING, equip
 from rotator.engine.own import explained
 from rotator.engine.proof import Life, Suspect, Verdict, is_alive
-from rotator.errors import AuditUnavailable, CredentialRejected, NotFound, OutcomeUnknown, RotatorError, Temporary
+from rotator.errors import (
+    AuditUnavailable,
+    CredentialRejected,
+    Kind,
+    NotFound,
+    OutcomeUnknown,
+    RotatorError,
+    Temporary,
+)
 from rotator.events import Event, EventName
 from rotator.model import (
     DeliveryRecord,
@@ -137,7 +145,8 @@ class Attempt:
         """Send the one POST that the journal announced."""
         self.posts_now += 1
         try:
-            minted = MINTING[self.rotation.strategy].post(self.desk, self.provider, self.rotation)
+            with self.desk.step(Step.ROTATE):
+                minted = MINTING[self.rotation.strategy].post(self.desk, self.provider, self.rotation)
         except OutcomeUnknown as error:
             self._doubt(error.message)
             return True
@@ -196,7 +205,9 @@ class Attempt:
         lineage = replace(self.lineage, minted_at=rotation.minted_at, twin=rotation.successor)
         event = self.desk.event(EventName.TOKEN_ROTATED, rotation, step=Step.MINT)
         self.rotation, self.lineage = rotation, self._shadow(lineage, rotation)
-        self._write(Write(rotation=self.rotation, lineage=self.lineage, events=(event,)))
+        with self.desk.step(Step.MINT) as step:
+            self._write(Write(rotation=self.rotation, lineage=self.lineage, events=(event,)))
+            step.failure = None if self.is_sealed else Kind.TEMPORARY
 
     # IN_DOUBT and LOST
 
@@ -274,15 +285,16 @@ class Attempt:
     def _intend_again(self, why: str, observed: Generation | None = None) -> bool:
         """Announce another POST; without a journal or audit line there is none."""
         try:
-            self._save(
-                State.INTENDED,
-                EventName.ROTATION_INTENDED,
-                must_audit=True,
-                posts=self.rotation.posts + 1,
-                message=why,
-                next_at=None,
-                observed=observed or self.rotation.observed,
-            )
+            with self.desk.step(Step.INTEND):
+                self._save(
+                    State.INTENDED,
+                    EventName.ROTATION_INTENDED,
+                    must_audit=True,
+                    posts=self.rotation.posts + 1,
+                    message=why,
+                    next_at=None,
+                    observed=observed or self.rotation.observed,
+                )
         except (AuditUnavailable, Temporary):
             self.desk.emit(self.desk.event(EventName.ROTATION_UNSETTLED, self.rotation, message="not journalled"))
             return False
@@ -323,13 +335,11 @@ class Attempt:
         verdict = None if fresh else self._verdict(secret)
         if verdict is None or verdict.life is Life.ALIVE or verdict.waits:
             self._deliver(self._mint(secret))
-        verdict = verdict or self._verdict(secret)
+        verdict = self._verified(verdict, secret)
         if verdict.life is Life.DEAD:
             return self._superseded()
         if verdict.life is Life.GONE:
             return self._missing()
-        records = tuple(self._read_back(record, secret) for record in self.rotation.deliveries)
-        self.rotation = replace(self.rotation, deliveries=records, verdict=verdict.grade)
         obstacle = self._obstacle(verdict, secret)
         if obstacle:
             if verdict.life is Life.ALIVE and not self.rotation.successor:
@@ -337,11 +347,26 @@ class Attempt:
             return self._unsettled(obstacle)
         if self._still_late(state=State.UNSETTLED):
             return False
-        obstacle = self._followed_up(self._mint(secret))
-        if obstacle:
-            return self._unsettled(obstacle)
-        self._settle(verdict.grade)
-        return False
+        with self.desk.step(Step.SETTLE) as step:
+            obstacle = self._followed_up(self._mint(secret))
+            if not obstacle:
+                self._settle(verdict.grade)
+            step.failure = Kind.TEMPORARY if self.rotation.closed_at is None else None
+        return self._unsettled(obstacle) if obstacle else False
+
+    def _verified(self, known: Verdict | None, secret: Secret) -> Verdict:
+        """Find out whether the secret lives, unless that is known, and which sinks hold it."""
+        with self.desk.step(Step.VERIFY) as step:
+            verdict, before = known or self._verdict(secret), self.rotation.deliveries
+            if verdict.life in (Life.DEAD, Life.GONE):
+                step.failure = Kind.PERMANENT
+                return verdict
+            records = tuple(self._read_back(record, secret) for record in before)
+            self.rotation = replace(self.rotation, deliveries=records, verdict=verdict.grade)
+            arrived = [new for old, new in zip(before, records, strict=True) if old.state is not DeliveryState.PENDING]
+            if verdict.life is not Life.ALIVE or any(one.state is not DeliveryState.VERIFIED for one in arrived):
+                step.failure = Kind.TEMPORARY
+        return verdict
 
     def _followed_up(self, mint: Mint) -> str:
         """Let sinks do what comes after the arrival; return why a required one could not."""

@@ -4,12 +4,12 @@ Reads the listing and the journal, never a sink. Memory stays flat but for the i
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rotator.engine.deciding import known_now, surveyed
 from rotator.engine.desk import Desk
-from rotator.model import Lineage, Policy, Token
+from rotator.model import DeliveryState, Lineage, Policy, Rotation, Token
 from rotator.planning import NEXT, Candidate, lineage_state, token_state
 
 _PAGE = 500
@@ -25,6 +25,7 @@ class Standing:
         reason: Why it is due or not, or `not_selected` or `not_listed`.
         token: None if the provider does not list it.
         owner: The policy itself; None if none selects it.
+        behind: Required sinks that lack what they should hold, as far as is known.
     """
 
     token_id: str
@@ -37,6 +38,7 @@ class Standing:
     token: Token | None = None
     lineage: Lineage | None = None
     owner: Policy | None = None
+    behind: frozenset[str] = frozenset()
 
     @property
     def hint(self) -> str:
@@ -51,6 +53,24 @@ def standings(desk: Desk, remembered: Iterable[Lineage]) -> Iterator[Standing]:
         desk: The provider and what is known.
         remembered: All lineages of the provider.
     """
+    lacking = {r.lineage: _lacking(r) for r in desk.journal.open_rotations(desk.provider.name)}
+    for standing in _standings(desk, remembered):
+        lineage = standing.lineage
+        if lineage is not None and (lineage.drift is not None or lineage.id in lacking):
+            drifted = lineage.drift.sinks if lineage.drift is not None else ()
+            yield replace(standing, behind=lacking.get(lineage.id, frozenset()).union(drifted))
+        else:
+            yield standing
+
+
+def _lacking(rotation: Rotation) -> frozenset[str]:
+    if not rotation.mint_id and not rotation.losses:
+        return frozenset()  # what they hold may still be the live one
+    places = [record.place for record in rotation.deliveries if record.state is not DeliveryState.VERIFIED]
+    return frozenset(place.sink for place in places if place.required)
+
+
+def _standings(desk: Desk, remembered: Iterable[Lineage]) -> Iterator[Standing]:
     known = known_now(desk)
     missing = {lineage.id for lineage in remembered if lineage_state(lineage)}
     for page in surveyed(desk, known):

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from rotator.engine.beginning import begin
 from rotator.engine.deciding import plan
 from rotator.engine.desk import Desk, Result, note, result_of
-from rotator.engine.own import expiring, explained, recovering
+from rotator.engine.own import credentials, expiring, explained, is_expiring, recovering
 from rotator.engine.retiring import end_candidate, end_orphan, tend
 from rotator.engine.rotation import Attempt, waits
 from rotator.errors import CredentialRejected, RotatorError, Temporary
@@ -71,8 +71,10 @@ def sweep(
     began_s, is_whole = desk.clock.monotonic(), False
     _note(desk, [_about(desk, EventName.SWEEP_STARTED, policy.name) for policy in policies])
     try:
-        for event in expiring(desk):
-            desk.record(event)
+        for fact in credentials(desk):
+            desk.emit(fact)
+            if is_expiring(fact):
+                desk.record(expiring(fact))
         report.results.extend(recover(desk))
         planned_at = desk.clock.now()
         report.plan = _planned(desk, policies, accepted)
@@ -297,7 +299,8 @@ def _tell_failure(desk: Desk, row: Candidate, message: str) -> None:
     event = desk.about(
         EventName.PREFLIGHT_FAILED, row.token, row.policy.name, message=message, reason=reason, step=step
     )
-    desk.emit(event)
+    is_rotation = row.decision.due is not None
+    desk.emit(replace(event, outcome=Outcome.FAILED, strategy=row.strategy) if is_rotation else event)
 
 
 def _tell(desk: Desk, name: EventName, message: str) -> None:

@@ -14,18 +14,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from rotator.audit import Head
 from rotator.errors import ConfigError, NotFound, Permanent, RotatorError, Temporary
-from rotator.events import Event
+from rotator.events import Event, EventName
 from rotator.journal.lock import FileLock, Instances, refuse_network_file_system
 from rotator.journal.rows import decode, encode, translated
 from rotator.journal.schema import migrate
 from rotator.journal.sealing import Fingerprints, Keyring, KeySource, key_id_of, sync_folder
 from rotator.journal.writer import Job, Trail, Writer
-from rotator.model import Lineage, Rotation
+from rotator.model import Lineage, Outcome, Rotation
 from rotator.ports import Write
 from rotator.recent import Recent
 from rotator.secret import Secret
@@ -103,6 +104,24 @@ class Reader:
         while rows := self._rows(paged, (token_id, after)):
             yield from (decode(body, Event) for _, body in rows)
             after = rows[-1][0]
+
+    def last_sweeps(self, policies: Sequence[str]) -> Mapping[str, tuple[Event, datetime | None]]:
+        """Return by policy the last `sweep_finished` and when one last settled everything, as far as is remembered.
+
+        Args:
+            policies: Those that are looked for; the search ends with the last 10,000 facts that are about no token.
+        """
+        sql = "SELECT body FROM history WHERE token_id = '' ORDER BY seq DESC LIMIT 10000"
+        found: dict[str, tuple[Event, datetime | None]] = {}
+        for (body,) in self._rows(sql, ()):
+            event = decode(body, Event)
+            if event.name is not EventName.SWEEP_FINISHED or event.policy not in policies:
+                continue
+            last, success_at = found.get(event.policy, (event, None))
+            found[event.policy] = last, success_at or (event.at if event.outcome is Outcome.SETTLED else None)
+            if len(found) == len(policies) and all(success_at for _, success_at in found.values()):
+                break
+        return found
 
     def overlapped(self, provider: str) -> Sequence[Lineage]:
         """See `ports.Journal`."""

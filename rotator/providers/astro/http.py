@@ -197,6 +197,7 @@ class AstroHttp:
         """Return the result, or the error as a value: raised further up, it carries none of the frames below."""
         if not _fits_a_header(secret):
             return CredentialRejected(f"{call.operation}: the credential is empty or holds characters no token has")
+        asked_s = self._clock.monotonic()
         limiter.wait(call.method)
         started_s, sent_at = self._clock.monotonic(), self._clock.now()
         answer = self._exchange(call, secret, sent_at)
@@ -210,6 +211,8 @@ class AstroHttp:
                 message=call.operation,
                 error=_status(answer, outcome),
                 duration_s=self._clock.monotonic() - started_s,
+                waited_s=started_s - asked_s,
+                skew_s=self._skew.total_seconds() if self._skew is not None else None,
             )
         )
         return outcome

@@ -1,0 +1,257 @@
+"""Keeps one configuration at work, and swaps it for another without dropping anything.
+
+A new file is read, validated and put together whole while the old one works on; only then the old one's sweepers end
+what they have begun, and the new ones start. Whatever is wrong with it, the old one stays in force, and that is said in
+log, audit, metrics and on the status page. Secrets behind references need no reload: they are read at each use.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from rotator.app import App, opened
+from rotator.board import Board
+from rotator.clock import SystemClock
+from rotator.config import Config, load
+from rotator.daemon.sweeper import Sweeper
+from rotator.daemon.systemd import Systemd
+from rotator.daemon.timetable import Timetable, missed
+from rotator.daemon.watching import Watched
+from rotator.engine.desk import note
+from rotator.errors import ConfigError, RotatorError
+from rotator.events import Event, EventName
+from rotator.model import Lineage
+from rotator.ports import Clock, Emit
+from rotator.text import visible
+
+TICK, WATCH = timedelta(seconds=1), timedelta(seconds=2)
+DEAD_S = 30.0  # without a tick for so long the process is not alive
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One configuration at work.
+
+    Attributes:
+        closing: Closes the application.
+    """
+
+    app: App
+    sweepers: tuple[Sweeper, ...]
+    closing: ExitStack
+
+    def end(self) -> None:
+        """Begin nothing more, wait for what has begun, and close everything."""
+        for sweeper in self.sweepers:
+            sweeper.end()
+        for sweeper in self.sweepers:
+            sweeper.join()
+        self.closing.close()
+
+
+class Service:
+    """The daemon.
+
+    Args:
+        path: Of the config file; read again at each reload.
+        board: Shows what happens; also one of the listeners.
+        listeners: Told of every event.
+        systemd: Told of our states.
+        clock: The system's if not given.
+    """
+
+    def __init__(
+        self, path: Path, board: Board, listeners: Sequence[Emit], systemd: Systemd, clock: Clock | None = None
+    ) -> None:
+        self._path = path
+        self._board = board
+        self._listeners = (*listeners, self._noted)
+        self._systemd = systemd
+        self._stop = threading.Event()
+        self._clock = clock or SystemClock(self._stop)
+        self._timetable = Timetable(self._fire, self._clock.now)
+        self._current: Generation | None = None
+        self._swapping = threading.Lock()
+        self._watched: Watched | None = None
+        self._is_reload_asked = False
+        self._beat_s = self._clock.monotonic()
+
+    @property
+    def config(self) -> Config:
+        """What is in force."""
+        return self._working.app.config
+
+    @property
+    def _working(self) -> Generation:
+        if self._current is None:
+            raise RuntimeError("not started")
+        return self._current
+
+    def start(self) -> None:
+        """Put the configuration to work.
+
+        Raises:
+            ConfigError, Temporary, Permanent: It cannot be; nothing was begun.
+        """
+        generation = self._built()
+        self._watched = Watched(self._path, generation.app.config.digest)
+        self._install(generation)
+        self._note(EventName.DAEMON_STARTED, f"{len(generation.app.config.policies)} policies are at work")
+        self._timetable.every(TICK, "tick", self._tick)
+        self._timetable.every(WATCH, "watch", self._watch)
+        self._timetable.start()
+        self._systemd.ready()
+
+    def wait(self) -> None:
+        """Block until `halt`."""
+        self._stop.wait()
+
+    def halt(self) -> None:
+        """Claim nothing more and end every pause; `close` waits for what has begun."""
+        self._stop.set()
+        current = self._current
+        if current is not None:
+            current.app.halt()
+
+    def close(self) -> None:
+        """Finish or journal what has begun, and let go of everything."""
+        self.halt()
+        self._systemd.stopping()
+        self._timetable.close()
+        with self._swapping:
+            self._note(EventName.DAEMON_STOPPED, "what had begun is finished or journalled")
+            self._working.end()
+
+    def ask_reload(self) -> None:
+        """Reload at the next look at the file, whether it has changed or not; takes no lock, so signals may call it."""
+        self._is_reload_asked = True
+
+    def reload(self) -> None:
+        """Swap the configuration for what the file says now; whatever is wrong with it, the old one stays."""
+        with self._swapping:
+            if self._stop.is_set():
+                return
+            self._systemd.reloading()
+            try:
+                generation = self._built()
+            except RotatorError as error:
+                self._refused(error)
+            else:
+                self._working.end()
+                self._install(generation)
+            self._systemd.ready()
+
+    def live(self) -> str:
+        """Return why the process is not alive; empty if it is. Never asks anything upstream."""
+        silence_s = self._clock.monotonic() - self._beat_s
+        return f"the scheduler has not run for {silence_s:.0f} s" if silence_s > DEAD_S else ""
+
+    def ready(self) -> str:
+        """Return why no work can be taken on; empty if the config is loaded, and journal and audit can be written."""
+        current = self._current
+        if current is None or self._stop.is_set():
+            return "stopping" if self._stop.is_set() else "starting"
+        try:
+            for desk in current.app.desks[:1]:  # one journal serves all
+                desk.journal.preflight()
+        except RotatorError as error:
+            return error.message
+        return ""
+
+    def _built(self) -> Generation:
+        config = load(self._path)
+        with ExitStack() as stack:
+            app = stack.enter_context(opened(config, "run", self._listeners, writing=True))
+            sweepers = tuple(Sweeper(desk, _lineages(app, desk.provider.name), self._board) for desk in app.desks)
+            closing = stack.pop_all()
+        return Generation(app, sweepers, closing)
+
+    def _install(self, generation: Generation) -> None:
+        """Let a generation work; the one before it has ended."""
+        config, now = generation.app.config, self._clock.now()
+        kinds = {name: sink.kind for name, sink in config.sinks.items()}
+        self._board.configure(config.policies, {name: p.type for name, p in config.providers.items()}, kinds, now)
+        for name in generation.app.unserved():
+            self._board.take(name, generation.app.unserved_standings(name), now)
+        self._current = generation
+        if self._stop.is_set():  # told to stop meanwhile
+            generation.app.halt()
+        for sweeper in generation.sweepers:
+            sweeper.start()
+        self._timetable.schedule({policy.name: policy.schedule for policy in config.policies})
+        self._catch_up(generation, now)
+
+    def _catch_up(self, generation: Generation, now: datetime) -> None:
+        """Sweep at once what was missed while nobody ran, and what has never been swept and has no fixed hours."""
+        policies = generation.app.config.policies
+        last = generation.app.reader.last_sweeps([policy.name for policy in policies])
+        for policy in policies:
+            self._board.schedule(policy.name, policy.schedule.next_after(now))
+            known = last.get(policy.name)
+            if known is None:
+                if policy.schedule.step is not None:
+                    self._ask(policy.name)
+                continue
+            self._board.restore(policy.name, *known)
+            passed = missed(policy.schedule, known[0].at, now)
+            if passed:
+                self._missed(policy.name, passed, "nobody ran")
+                self._ask(policy.name)
+
+    def _fire(self, policy: str, passed: int) -> None:
+        """A policy's moment has come."""
+        generation = self._working
+        chosen = next((one for one in generation.app.config.policies if one.name == policy), None)
+        if chosen is None:
+            return
+        self._board.schedule(policy, chosen.schedule.next_after(self._clock.now()))
+        if passed:
+            self._missed(policy, passed, "this process was not running")
+        if not self._ask(policy):
+            self._missed(policy, 1, "the sweep before it is still under way")
+
+    def _ask(self, policy: str) -> bool:
+        return any(
+            sweeper.schedule(policy)
+            for sweeper in self._working.sweepers
+            if any(one.name == policy for one in sweeper.policies)
+        )
+
+    def _tick(self) -> None:
+        self._beat_s = self._clock.monotonic()
+        self._systemd.alive()
+        for sweeper in self._working.sweepers:
+            sweeper.tend()
+
+    def _watch(self) -> None:
+        asked, self._is_reload_asked = self._is_reload_asked, False
+        if (self._watched is not None and self._watched.has_changed()) or asked:
+            self.reload()
+
+    def _noted(self, event: Event) -> None:
+        """Pass an event on to the sweeper of its provider."""
+        for sweeper in self._current.sweepers if self._current is not None else ():
+            sweeper.note(event)
+
+    def _refused(self, error: RotatorError) -> None:
+        said = "; ".join(str(one) for one in error.problems) if isinstance(error, ConfigError) else error.message
+        said = f"the config in force stays: {visible(said, 1000)}"
+        self._board.refuse_config(said)
+        self._note(EventName.CONFIG_REFUSED, said)
+
+    def _missed(self, policy: str, count: int, why: str) -> None:
+        self._board.miss(policy, count)
+        self._note(EventName.SWEEP_MISSED, f"{count} scheduled sweeps did not happen: {why}", policy)
+
+    def _note(self, name: EventName, message: str, policy: str = "") -> None:
+        app = self._working.app
+        event = Event(name=name, at=self._clock.now(), policy=policy, message=message)
+        for desk in app.desks[:1]:
+            note(desk.journal, app.emit, event)
+
+
+def _lineages(app: App, provider: str) -> Callable[[], Iterator[Lineage]]:
+    return lambda: app.reader.every_lineage(provider)
