@@ -1,5 +1,6 @@
 """Reads what stands in deploy/: rules, their selectors, the runbook, the dashboard's queries."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,61 +9,15 @@ from typing import Any
 
 import yaml
 
+from tests.metrics.test_contract import PROMISED
+
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 RULES = DEPLOY / "prometheus" / "rules.yaml"
 RUNBOOK = DEPLOY / "RUNBOOK.md"
 TARGET = frozenset({"job", "instance"})  # what Prometheus itself adds
-# What is promised to users: metric to labels.
-METRICS: dict[str, frozenset[str]] = {
-    name: frozenset(labels.split())
-    for name, labels in {
-        "rotator_build_info": "version python",
-        "rotator_tokens": "policy state",
-        "rotator_token_expiration_timestamp_seconds": "policy token_id name",
-        "rotator_token_due_timestamp_seconds": "policy token_id name",
-        "rotator_token_last_rotation_timestamp_seconds": "policy token_id name",
-        "rotator_token_ready": "policy token_id name",
-        "rotator_rotations_total": "policy strategy reason outcome",
-        "rotator_rotation_step_failures_total": "step kind",
-        "rotator_rotation_step_duration_seconds": "step",
-        "rotator_rotations_in_doubt": "policy",
-        "rotator_rotations_unsettled": "policy",
-        "rotator_rotations_quarantined": "policy",
-        "rotator_retirements_pending": "policy",
-        "rotator_lost_total": "policy",
-        "rotator_drift_total": "policy kind",
-        "rotator_deliveries_total": "sink outcome",
-        "rotator_delivery_duration_seconds": "sink",
-        "rotator_sink_in_sync": "sink",
-        "rotator_time_to_settle_seconds": "policy",
-        "rotator_sweeps_total": "policy outcome",
-        "rotator_sweep_duration_seconds": "policy",
-        "rotator_missed_sweeps_total": "policy",
-        "rotator_last_success_timestamp_seconds": "policy",
-        "rotator_next_sweep_timestamp_seconds": "policy",
-        "rotator_provider_requests_total": "provider operation status",
-        "rotator_provider_request_duration_seconds": "provider operation",
-        "rotator_provider_throttled_seconds_total": "provider",
-        "rotator_credential_expiration_timestamp_seconds": "credential",
-        "rotator_clock_skew_seconds": "provider",
-        "rotator_config_last_reload_successful": "",
-        "rotator_config_last_reload_success_timestamp_seconds": "",
-        "rotator_audit_records_total": "event",
-        "rotator_audit_failures_total": "",
-        "rotator_journal_failures_total": "",
-        "rotator_notifications_total": "channel outcome",
-        "rotator_hooks_total": "hook outcome",
-    }.items()
-}
-HISTOGRAMS = frozenset(
-    {
-        "rotator_rotation_step_duration_seconds",
-        "rotator_delivery_duration_seconds",
-        "rotator_time_to_settle_seconds",
-        "rotator_provider_request_duration_seconds",
-    }
-)
+METRICS = {name: frozenset(labels) for name, (_, labels) in PROMISED.items()}
+HISTOGRAMS = frozenset(name for name, (kind, _) in PROMISED.items() if kind == "histogram")
 FOREIGN = {"up": frozenset[str](), "push_time_seconds": frozenset[str]()}
 _NAME = r"(?<![\w:$\"])((?:rotator_|policy:|job:|push_time|up\b)[\w:]*)"
 _SELECTOR = re.compile(_NAME + r"\s*(?:\{([^}]*)\})?")
@@ -146,3 +101,36 @@ def runbook() -> dict[str, str]:
 def load_yaml(path: Path) -> Any:
     """Return a YAML file's content."""
     return yaml.safe_load(path.read_text())
+
+
+DASHBOARD = DEPLOY / "grafana" / "rotator.json"
+
+
+def dashboard() -> dict[str, Any]:
+    """Return the committed dashboard."""
+    found: dict[str, Any] = json.loads(DASHBOARD.read_text())
+    return found
+
+
+def panels() -> list[dict[str, Any]]:
+    """Return its panels, without the rows."""
+    return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
+
+
+def queries() -> Iterator[tuple[str, str]]:
+    """Yield (panel or annotation, expression) of every query of the dashboard, as they stand there."""
+    for panel in panels():
+        for target in panel["targets"]:
+            yield f"{panel['title']} {target['refId']}", target["expr"]
+    for annotation in dashboard()["annotations"]["list"]:
+        yield annotation["name"], annotation["expr"]
+
+
+def filled(expr: str, window: str = "5m") -> str:
+    """Return an expression as Grafana sends it with every variable on "All"."""
+    return (
+        expr.replace("$__rate_interval", window)
+        .replace("$job", ".+")
+        .replace("$instance", ".+")
+        .replace("$policy", ".+")
+    )

@@ -1,9 +1,6 @@
 """The alert rules: sound by promtool, about metrics that exist, and each with its place in the runbook."""
 
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,20 +9,10 @@ import pytest
 
 from rotator.cli.main import cli
 from tests.deploy.reading import DEPLOY, TARGET, Rule, alerts, groupings, labels_of, load_yaml, problems, rules, runbook
+from tests.servers.prometheus import tool
 
 PROMETHEUS = DEPLOY / "prometheus"
 UNIT_TESTS = (PROMETHEUS / "rules_test.yaml", PROMETHEUS / "rules_days_test.yaml")
-
-
-def tool(*command: str | Path) -> str:
-    """Run promtool or amtool; skip where it is missing, unless servers are required."""
-    if shutil.which(str(command[0])) is None:
-        if os.environ.get("ROTATOR_REQUIRE_SERVERS") == "1":
-            pytest.fail(f"{command[0]} is not installed")
-        pytest.skip(f"{command[0]} is not installed")
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout
 
 
 def test_the_rules_are_sound() -> None:
