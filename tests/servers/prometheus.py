@@ -164,14 +164,10 @@ def pushgateway(folder: Path) -> Iterator[str]:
 
 @dataclass
 class Alerts:
-    """What arrived at a webhook, oldest first."""
+    """What arrived at a webhook, oldest first, each with the name of the receiver in Alertmanager's config."""
 
     url: str = ""
     seen: list[dict[str, Any]] = field(default_factory=list)
-
-    def statuses(self, name: str) -> list[str]:
-        """Return how an alert was told of, in order: `firing`, `resolved`."""
-        return [one["status"] for one in list(self.seen) if one["labels"]["alertname"] == name]
 
 
 @contextmanager
@@ -183,7 +179,7 @@ def receiving() -> Iterator[Alerts]:
         def do_POST(self) -> None:
             """Take a group of alerts."""
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            alerts.seen.extend(body["alerts"])
+            alerts.seen.extend({**one, "receiver": body["receiver"]} for one in body["alerts"])
             self.send_response(200)
             self.send_header("Content-Length", "0")
             self.end_headers()
