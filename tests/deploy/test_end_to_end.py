@@ -12,7 +12,9 @@ from typing import Any
 
 from rotator.errors import Temporary
 from rotator.metrics import Metrics
+from tests.cli.running import rotator, told
 from tests.deploy import hurrying
+from tests.lab import Lab, lab
 from tests.metrics.measuring import measured
 from tests.servers.prometheus import (
     Alerts,
@@ -127,3 +129,43 @@ def test_a_sink_that_is_down_wakes_somebody_and_lets_them_sleep_again(tmp_path: 
     assert {alert["receiver"] for alert in over} == {"pager"}
     assert target["lastError"] == ""
     assert {kind.split(";")[0] for kind in served} == {OPENMETRICS}
+
+
+def test_a_cronjob_is_watched_through_a_pushgateway(tmp_path: Path) -> None:
+    """`rotator sweep` pushes: a person edits a sink, and somebody is told; the sweep after it is put right says so."""
+    (tmp_path / "lab").mkdir()
+    with lab(tmp_path / "lab", jumping=False) as bench, watching(tmp_path, "127.0.0.1:9") as watch:
+        push_from(bench, watch.gateway)
+        delivered = bench.folder / "secrets" / bench.due_ids()[0]
+        assert rotator(bench, "sweep").returncode == 0
+        right = delivered.read_text()
+        delivered.write_text("a person's own idea")
+        eventually(lambda: "drifted" in states_after_a_sweep(bench), "the sinks to be looked at again")
+        drifted = [watch.told(name, "firing") for name in ("RotatorDriftUnhealed", "RotatorSinkOutOfSync")]
+        ready = watch.prometheus.query(f'rotator_token_ready{{token_id="{delivered.name}"}}')
+        pushed = {one["metric"]["__name__"] for one in watch.prometheus.query('{job="rotator",__name__=~"rotator_.+"}')}
+        silent = watch.firing()
+        delivered.write_text(right)
+        eventually(lambda: "drifted" not in states_after_a_sweep(bench), "the sinks to be looked at again")
+        for name in ("RotatorDriftUnhealed", "RotatorSinkOutOfSync"):
+            watch.told(name, "resolved")
+    assert [(one["receiver"], one["labels"].get("policy")) for one in drifted] == [
+        ("tickets", "services"),
+        ("pager", None),
+    ]
+    assert [(one["metric"].get("instance"), one["value"][1]) for one in ready] == [(None, "0")]
+    assert not {name for name in pushed if name.endswith(("_total", "_bucket"))}
+    assert "RotatorAbsent" not in silent
+
+
+def states_after_a_sweep(bench: Lab) -> set[str]:
+    """Sweep and return where the tokens stand; sinks are looked at only once a second."""
+    rotator(bench, "sweep")
+    return {one["state"] for one in told(bench, "status")["tokens"]}
+
+
+def push_from(bench: Lab, gateway: str) -> None:
+    """Let the bench's commands push, look at the sinks each time, and only name what differs."""
+    text = bench.config_path.read_text().replace("[engine]", '[engine]\ndrift_check = "1s"')
+    text = text.replace("max_percent = 100", 'max_percent = 100\non_drift = "alert"')
+    bench.config_path.write_text(f'{text}\n[metrics]\npushgateway = "http://{gateway}"\n')
