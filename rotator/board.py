@@ -300,7 +300,8 @@ class Board:
                     wakes[row.policy] = min(row.wake_at, wakes.get(row.policy, _NEVER))
                 yield row
 
-        kept = tuple(heapq.nsmallest(self._max_tokens, rows(), key=_urgency))
+        # asked for none, nsmallest would not read the rows at all
+        kept = tuple(heapq.nsmallest(max(1, self._max_tokens), rows(), key=_urgency))[: self._max_tokens]
         with self._lock:
             self._tokens[provider], self._counts[provider] = kept, dict(counts)
             self._wakes[provider], self._looked_at[provider] = wakes, at

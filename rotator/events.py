@@ -67,6 +67,7 @@ class EventName(StrEnum):
     JOURNAL_FAILED = "journal_failed"
     ERASURE_DELAYED = "erasure_delayed"
     REQUEST_FINISHED = "request_finished"
+    SERVER_EXPOSED = "server_exposed"
     STEP_FINISHED = "step_finished"
     CREDENTIAL_READ = "credential_read"
     SERIES_OMITTED = "series_omitted"

@@ -348,7 +348,7 @@ class SqliteJournal(Reader):
         free = os.statvfs(self._path.parent)
         if free.f_bavail * free.f_frsize < MINIMUM_FREE_BYTES:
             raise Temporary(f"less than {MINIMUM_FREE_BYTES >> 20} MiB are free for the journal in {self._path.parent}")
-        self._proven.get("", lambda: self._writer.submit(Job(_heartbeat, durable=False)))
+        self._proven.get("", lambda: self._writer.submit(Job(_heartbeat, must_audit=True, durable=False)))
 
     def erase(self) -> bool:
         """See `ports.Journal`."""
