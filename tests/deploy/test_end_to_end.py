@@ -3,24 +3,30 @@
 The rules, the scrape config and the routes are the committed ones; `hurrying` says what a test changes in them.
 """
 
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 from rotator.errors import Temporary
 from rotator.metrics import Metrics
+from rotator.sandbox import SandboxConfig
 from tests.cli.running import rotator, told
+from tests.daemon.test_run import daemon, rewrite
 from tests.deploy import hurrying
-from tests.lab import Lab, lab
+from tests.deploy.reading import filled, queries
+from tests.lab import Lab, lab, write_secret
 from tests.metrics.measuring import measured
 from tests.servers.prometheus import (
     Alerts,
     Prometheus,
     alertmanager,
     eventually,
+    free_port,
     needs,
     prometheus,
     pushgateway,
@@ -29,6 +35,8 @@ from tests.servers.prometheus import (
 )
 
 OPENMETRICS = "application/openmetrics-text"
+EMERGENCY = timedelta(hours=48)
+SLOW = SandboxConfig(tokens=12, limits=False, latency_s=0.3)  # a scrape sees a sweep under way
 BY_A_SINK = ("RotatorSinkOutOfSync", "RotatorRotationUnsettled")
 
 
@@ -169,3 +177,63 @@ def push_from(bench: Lab, gateway: str) -> None:
     text = bench.config_path.read_text().replace("[engine]", '[engine]\ndrift_check = "1s"')
     text = text.replace("max_percent = 100", 'max_percent = 100\non_drift = "alert"')
     bench.config_path.write_text(f'{text}\n[metrics]\npushgateway = "http://{gateway}"\n')
+
+
+# Queries of the dashboard that may find nothing, and why.
+MAY_BE_EMPTY = {
+    "Notifications and hooks A": "nobody is notified unless the config has a channel",
+    "Notifications and hooks B": "nothing is called unless the config has a hook",
+}
+REFUSED = "RotatorConfigReloadFailed"
+
+
+def test_a_daemon_is_watched(tmp_path: Path) -> None:
+    """`rotator run` refuses a config, and dies: each is told, and told as over; meanwhile every panel has data."""
+    (tmp_path / "lab").mkdir()
+    address = f"127.0.0.1:{free_port()}"
+    with lab(tmp_path / "lab", sandbox=SLOW, jumping=False) as bench, watching(tmp_path, address) as watch:
+        prepare(bench, address)
+        with daemon(bench) as running:
+            eventually(lambda: watch.prometheus.value('up{job="rotator"}') == 1, "the first scrape")
+            rewrite(bench.config_path, 'max_age = "90d"', 'max_age = "nonsense"')
+            refused = watch.told(REFUSED, "firing")
+            rewrite(bench.config_path, 'max_age = "nonsense"', 'max_age = "90d"')
+            watch.told(REFUSED, "resolved")
+            every_panel_has_data(watch)
+            assert not {name for name in watch.firing() if name != REFUSED}
+            running.process.send_signal(signal.SIGTERM)
+            assert running.ended() == 0
+        down = watch.told("RotatorDown", "firing")
+        with daemon(bench) as running:
+            watch.told("RotatorDown", "resolved")
+            target = next(one for one in watch.prometheus.targets() if one["labels"]["job"] == "rotator")
+    assert (refused["receiver"], down["receiver"]) == ("tickets", "pager")
+    assert down["labels"]["instance"] == address
+    assert target["lastError"] == ""
+
+
+def prepare(bench: Lab, address: str) -> None:
+    """Give the daemon its address, our credential an end, and one token an expiry that makes it due in a moment."""
+    bench.config_path.write_text(f'{bench.config_path.read_text()}\n[server]\nlisten = "{address}"\n')
+    store, now = bench.sandbox.store, datetime.now(UTC)
+    store.tokens[store.owner_id].end_at = now + timedelta(days=90)
+    write_secret(bench.folder / "credential", bench.sandbox.credential)
+    due = set(bench.due_ids())
+    fresh = [one for one in store.tokens.values() if one.name.startswith("svc-") and one.id not in due]
+    token = next(one for one in fresh if one.last_rotated_at is not None)
+    token.end_at, token.expiry_days = now + EMERGENCY + timedelta(seconds=20), 365
+
+
+def every_panel_has_data(watch: Watch) -> None:
+    """Wait until every query of the dashboard has found a number, at whatever moment."""
+    waiting = {where: filled(expr) for where, expr in queries() if where not in MAY_BE_EMPTY}
+
+    def is_complete() -> bool:
+        for where, expr in list(waiting.items()):
+            if any(one["value"][1] != "NaN" for one in watch.prometheus.query(expr)):
+                waiting.pop(where)
+        return not waiting
+
+    with suppress(AssertionError):
+        eventually(is_complete, "data", 60)
+    assert waiting == {}
