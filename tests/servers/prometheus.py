@@ -5,6 +5,7 @@ Where a program is missing the test is skipped, unless `ROTATOR_REQUIRE_SERVERS`
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -12,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -55,10 +56,20 @@ def eventually(look: Callable[[], Found], what: str, within_s: float = 60.0) -> 
 
 
 def free_port() -> int:
-    """Return a port of the loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of the loopback that nobody listens on, below those that the kernel hands out to others."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def listens(process: int, port: int) -> bool:
+    """Whether it is this process that listens there, and not one of another test."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    sockets = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"}
+    links = [os.readlink(link) for link in Path(f"/proc/{process}/fd").iterdir() if link.exists()]
+    return bool(sockets & set(links))
 
 
 @contextmanager
@@ -72,6 +83,8 @@ def running(command: list[str], folder: Path, ready: str) -> Iterator[subprocess
 
             def is_ready() -> bool:
                 assert program.poll() is None, f"{command[0]} ended: {log.read_text()[-2000:]}"
+                if not listens(program.pid, httpx.URL(ready).port or 0):
+                    return False
                 try:
                     return httpx.get(ready, timeout=5, trust_env=False).status_code == 200
                 except httpx.HTTPError:
