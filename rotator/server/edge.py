@@ -11,7 +11,6 @@ import socket
 import threading
 from typing import Any
 
-import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -24,8 +23,7 @@ WHOLE_S = 30.0  # until its answer has been read
 _GRACE_S = 1.0
 
 _silent = logging.getLogger("rotator.server.silent")  # not uvicorn's own: other servers in this process may use that
-_silent.addHandler(logging.NullHandler())
-_silent.propagate = False
+_silent.setLevel(logging.CRITICAL + 1)
 
 
 class _Protocol(H11Protocol):
@@ -45,12 +43,6 @@ class _Protocol(H11Protocol):
             self.loop.call_later(HEAD_S, self._abort_unasked),
             self.loop.call_later(WHOLE_S, transport.abort),
         )
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            super().data_received(data)
-        except h11.LocalProtocolError:  # nonsense after a good request: uvicorn would answer a second time
-            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         for deadline in self._deadlines:

@@ -151,6 +151,7 @@ class View:
     is_looked: bool
     rotations: Sequence[RotationView]
     health: Sequence[HealthView]
+    is_failing: bool
 
 
 def view(snapshot: Snapshot, problem: str) -> View:
@@ -180,6 +181,7 @@ def view(snapshot: Snapshot, problem: str) -> View:
         is_looked=bool(snapshot.looked_at),
         rotations=[_rotation(row, now) for row in snapshot.rotations[:MOST_ROTATIONS]],
         health=[*_healths("provider", snapshot.providers, now), *_healths("sink", snapshot.sinks, now)],
+        is_failing=any(row.is_ok is False for row in (*snapshot.providers, *snapshot.sinks)),
     )
 
 

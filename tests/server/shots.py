@@ -15,6 +15,7 @@ SHOTS = (
     ("trouble-desktop", boards.trouble, 1280, "light"),
     ("trouble-dark", boards.trouble, 1280, "dark"),
     ("trouble-phone", boards.trouble, 390, "dark"),
+    ("trouble-tablet", boards.trouble, 768, "light"),
     ("beginning-desktop", boards.beginning, 1280, "light"),
     ("beginning-phone", boards.beginning, 390, "light"),
     ("hostile-phone", boards.hostile, 360, "light"),

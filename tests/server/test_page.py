@@ -100,6 +100,8 @@ def test_trouble_says_what_to_do() -> None:
     assert "policies.services.when.max_age: '90 days' is not a duration" in text
     assert "list: 503" in text
     assert "3 missed" in text
+    assert "rotator check --online" in text
+    assert "rotator check --online" not in read(calm()).text
     assert "paused, it ends in 5 d" in text
     attention = text.partition("Needs attention")[2].partition("Policies")[0]
     assert attention.count("permission denied at secret/data/astro") == 2  # one a policy, for seven tokens
@@ -159,6 +161,14 @@ def test_the_policy_allows_its_own_style_only() -> None:
     assert f"style-src 'sha256-{digest}'" in PAGE.policy
     assert "unsafe" not in PAGE.policy
     assert "script-src" not in PAGE.policy  # nothing: default-src 'none'
+
+
+def test_it_renews_itself() -> None:
+    """Without a script the page comes again by itself, and says how often."""
+    seen = read(calm())
+    assert ("meta", "content", "30") in seen.attributes
+    assert ("meta", "http-equiv", "refresh") in seen.attributes
+    assert "renewed every 30 s" in seen.text
 
 
 def test_a_problem_is_the_headline() -> None:
