@@ -131,13 +131,18 @@ def _last_rotation(row: TokenRow) -> float | None:
     return _stamp(row.last_rotated_at or (row.born_at if row.settled_at is not None else None))
 
 
+def _due(row: TokenRow) -> float | None:
+    """Return when it is to be rotated; the old one of an overlap never is, what is due is its end."""
+    return None if row.state == "retiring" else _stamp(row.due_at)
+
+
 def _stamp(moment: datetime | None) -> float | None:
     return moment.timestamp() if moment is not None else None
 
 
 _TOKEN_GAUGES: tuple[tuple[str, str, Callable[[TokenRow], float | None]], ...] = (
     ("rotator_token_expiration_timestamp_seconds", "When the token expires.", lambda row: _stamp(row.expires_at)),
-    ("rotator_token_due_timestamp_seconds", "When the token is or was due.", lambda row: _stamp(row.due_at)),
+    ("rotator_token_due_timestamp_seconds", "When the token is or was due.", _due),
     ("rotator_token_last_rotation_timestamp_seconds", "When the token was last rotated.", _last_rotation),
     (
         "rotator_token_ready",
