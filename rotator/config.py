@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,9 +25,11 @@ from rotator.credentials import FORMS, Reference
 from rotator.errors import ConfigError, Problem
 from rotator.model import Brake, Delivery, Grade, Policy, Scope, Select, Share, Strategy, Wave, When
 from rotator.schedule import Schedule, Windows, parse_zone
+from rotator.server.address import Address
 from rotator.timing import parse_duration, parse_percent
 
 _EVERY_NAME = ("*",)
+_HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _JOB = r"^[A-Za-z0-9_.:-]+$"
 _REFERENCES = (
     "credential", "key", "token", "role_id", "secret_id", "jwt", "pushgateway", "pushgateway_password",
@@ -129,6 +132,18 @@ def _references(value: object) -> object:
     return [_reference(one) for one in found]
 
 
+def _listen(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError('must be an IP address with a port, such as "127.0.0.1:9464", or "" for no server')
+    return str(Address.parse(value)) if value else value
+
+
+def _name(value: str) -> str:
+    if not _HOST_NAME.fullmatch(value):
+        raise ValueError('must be a host name without a port, such as "rotator.example.com"')
+    return value.lower()
+
+
 def _gateway(value: object) -> object:
     if not isinstance(value, str):
         raise ValueError("must be a URL such as http://pushgateway:9091")
@@ -164,6 +179,8 @@ Waves = Annotated[
     list[WaveSize], Field(min_length=1, json_schema_extra={"default": ["100%"]}), AfterValidator(_growing)
 ]
 SecretReference = Annotated[str, BeforeValidator(_reference, json_schema_input_type=str)]
+ListenText = Annotated[str, BeforeValidator(_listen, json_schema_input_type=str)]
+HostName = Annotated[str, AfterValidator(_name)]
 GatewayUrl = Annotated[str, BeforeValidator(_gateway, json_schema_input_type=str)]
 TextFile = Annotated[str, BeforeValidator(_textfile, json_schema_input_type=str)]
 CredentialReferences = Annotated[list[str], BeforeValidator(_references, json_schema_input_type=str | list[str])]
@@ -217,6 +234,13 @@ class AuditTable(_Table):
     """`[audit]`."""
 
     path: Annotated[str, Field(min_length=1)] = "audit.jsonl"
+
+
+class ServerTable(_Table):
+    """`[server]`: what `rotator run` answers over HTTP."""
+
+    listen: ListenText = "127.0.0.1:9464"
+    names: list[HostName] = []
 
 
 class MetricsTable(_Table):
@@ -303,6 +327,7 @@ class File(_Table):
     providers: Annotated[dict[str, ProviderTable], Field(min_length=1)]
     journal: JournalTable = JournalTable()
     audit: AuditTable = AuditTable()
+    server: ServerTable = ServerTable()
     metrics: MetricsTable = MetricsTable()
     sinks: Annotated[dict[str, SinkTable], Field(min_length=1)]
     policies: Annotated[dict[str, PolicyTable], Field(min_length=1)]
@@ -335,6 +360,7 @@ class Config:
     sinks: Mapping[str, SinkConfig]
     policies: tuple[Policy, ...]
     digest: str = ""
+    server: ServerTable = field(default_factory=ServerTable)
     metrics: MetricsTable = field(default_factory=MetricsTable)
 
     @property
@@ -396,6 +422,7 @@ def parse(raw: dict[str, object], folder: Path) -> Config:
         file.audit,
         sink_configs,
         policies,
+        server=file.server,
         metrics=file.metrics,
     )
 

@@ -67,6 +67,7 @@ class EventName(StrEnum):
     JOURNAL_FAILED = "journal_failed"
     ERASURE_DELAYED = "erasure_delayed"
     REQUEST_FINISHED = "request_finished"
+    SERVER_EXPOSED = "server_exposed"
     STEP_FINISHED = "step_finished"
     CREDENTIAL_READ = "credential_read"
     SERIES_OMITTED = "series_omitted"
@@ -83,6 +84,7 @@ UNRECORDED = frozenset(
         EventName.PREFLIGHT_FAILED,
         EventName.REQUEST_FINISHED,
         EventName.SERIES_OMITTED,
+        EventName.SERVER_EXPOSED,
         EventName.STEP_FINISHED,
     }
 )

@@ -33,6 +33,7 @@ _LOUD = frozenset(
         EventName.ROTATION_REFUSED,
         EventName.ROTATION_SUPERSEDED,
         EventName.ROTATION_UNSETTLED,
+        EventName.SERVER_EXPOSED,
         EventName.SERIES_OMITTED,
         EventName.SWEEP_FAILED,
         EventName.SWEEP_MISSED,

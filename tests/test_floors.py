@@ -33,6 +33,7 @@ BROAD = {
     "rotator/engine/desk.py": 1,  # plug-in call
     "rotator/engine/sweep.py": 1,  # token
     "rotator/journal/writer.py": 1,  # job
+    "rotator/server/lanes.py": 1,  # request
     "rotator/sinks/_plugins.py": 1,  # plug-in call
     "rotator/testing/base.py": 1,  # job
 }

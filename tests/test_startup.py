@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.lab import lab
 
-HEAVY = {"boto3", "botocore", "hvac", "apscheduler", "prometheus_client", "uvicorn", "sqlalchemy", "requests"}
+HEAVY = {"boto3", "botocore", "hvac", "apscheduler", "prometheus_client", "uvicorn", "sqlalchemy", "requests", "jinja2"}
 UNNEEDED = HEAVY | {"rich", "pygments", "structlog", "rfc8785"}
 IDLE_SWEEP = ["-X", "importtime", "-m", "rotator", "sweep", "--yes", "--json", "--config"]
 

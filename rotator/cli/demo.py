@@ -82,8 +82,10 @@ def demo(tokens: int) -> int:
 @click.option("--tokens", default=24, show_default=True, type=click.IntRange(1, 100_000))
 @click.option("--seed", default=0, show_default=True)
 @click.option("--faults", default="none", show_default=True, metavar="none|default|FILE", help="How it misbehaves.")
+@click.option("--life", type=click.FloatRange(min=1), metavar="S", help="Seconds that secrets live, to watch `run`.")
 @click.option("--credential-file", default="sandbox-credential", show_default=True, type=click.Path(path_type=Path))
-def sandbox(port: int, tokens: int, seed: int, faults: str, credential_file: Path) -> int:
+def sandbox(port: int, tokens: int, seed: int, faults: str, life: float | None, credential_file: Path) -> int:
     """Run a local Astro API (v1, v1beta1, v1alpha1 over one store) until Ctrl-C."""
     where = ["--port", str(port), "--credential-file", str(credential_file)]
+    where += [] if life is None else ["--life", str(life)]
     return main([*where, "--tokens", str(tokens), "--seed", str(seed), "--faults", faults])

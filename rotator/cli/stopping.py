@@ -5,11 +5,13 @@ recovers from.
 """
 
 import os
+import select
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from types import FrameType
 
 from rotator.cli.main import INTERRUPTED
@@ -27,49 +29,82 @@ def politely(halt: Callable[[], None], patience_s: float = PATIENCE_S, code: int
         patience_s: How long what has begun may take, seconds, until after the block.
         code: The exit code where our patience ends.
     """
-    came: list[int] = []
+    came = threading.Event()
     reading, writing = os.pipe()
-    # a signal handler must take no lock, so another thread does what takes some
-    watcher = threading.Thread(target=_watch, args=(halt, reading, patience_s, code), name="stopping", daemon=True)
+    os.set_blocking(writing, False)
+    watcher = threading.Thread(
+        target=_watch, args=(_Watch(reading, came, halt, patience_s, code),), name="stopping", daemon=True
+    )
     watcher.start()
-
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal module's signature
-        came.append(number)
-        if len(came) > 1:
-            _leave("stopped at once", INTERRUPTED)
-        os.write(writing, b"!")
-
-    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    # The kernel may interrupt any thread, while the main one sleeps on and runs no handler; the interpreter writes the
+    # signal's number to this pipe in whichever thread it is.
+    before_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, _heard) for number in _SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(before_fd)
         os.close(writing)
-        if not came:
+        if not came.is_set():
             watcher.join()
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end the block, where a person is asked and nothing has begun."""
+    before_fd = signal.set_wakeup_fd(-1)
     before = {number: signal.signal(number, signal.default_int_handler) for number in _SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(before_fd)
 
 
-def _watch(halt: Callable[[], None], reading: int, patience_s: float, code: int) -> None:
-    is_told = os.read(reading, 1)
-    os.close(reading)
-    if not is_told:
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """What the watcher does; see `politely`. `came` is set once a signal came."""
+
+    reading: int
+    came: threading.Event
+    halt: Callable[[], None]
+    patience_s: float
+    code: int
+
+
+def _watch(watch: _Watch) -> None:
+    if not _next(watch.reading):
+        os.close(watch.reading)
         return
+    watch.came.set()
     _say("stopping; what has begun is finished first")
-    halt()
-    time.sleep(patience_s)
-    _leave(f"stopped after {patience_s:g} s", code)
+    threading.Thread(target=watch.halt, name="halting", daemon=True).start()
+    limit_s = time.monotonic() + watch.patience_s
+    poller = select.poll()
+    poller.register(watch.reading, select.POLLIN)
+    while poller.poll(max(0.0, limit_s - time.monotonic()) * 1000):
+        number = os.read(watch.reading, 1)
+        if not number:  # the block has ended; what comes after it may take as long
+            time.sleep(max(0.0, limit_s - time.monotonic()))
+            break
+        if number[0] in _SIGNALS:
+            _leave("stopped at once", INTERRUPTED)
+    _leave(f"stopped after {watch.patience_s:g} s", watch.code)
+
+
+def _next(reading: int) -> bool:
+    """Wait for one of our signals; False once nobody listens any more. Others, such as SIGHUP, pass by here too."""
+    while number := os.read(reading, 1):
+        if number[0] in _SIGNALS:
+            return True
+    return False
+
+
+def _heard(number: int, frame: FrameType | None) -> None:
+    """Be there, so that the signal does not end the process."""
 
 
 def _leave(how: str, code: int) -> None:

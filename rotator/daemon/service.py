@@ -15,7 +15,7 @@ from pathlib import Path
 from rotator.app import App, opened
 from rotator.board import Board
 from rotator.clock import SystemClock
-from rotator.config import Config, load
+from rotator.config import Config, ServerTable, load
 from rotator.daemon.sweeper import Sweeper
 from rotator.daemon.systemd import Systemd
 from rotator.daemon.timetable import Timetable, missed
@@ -25,6 +25,7 @@ from rotator.errors import ConfigError, RotatorError
 from rotator.events import Event, EventName
 from rotator.model import Lineage
 from rotator.ports import Clock, Emit
+from rotator.server import Endpoints, Serving, serve
 from rotator.text import visible
 
 TICK, WATCH = timedelta(seconds=1), timedelta(seconds=2)
@@ -52,29 +53,44 @@ class Generation:
         self.closing.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Watchers:
+    """Who is shown what the daemon does.
+
+    Attributes:
+        board: Shows where everything stands; also one of the listeners.
+        listeners: Told of every event.
+        metrics: Renders the metrics; see `server.Endpoints`.
+        systemd: Told of our states.
+    """
+
+    board: Board
+    listeners: Sequence[Emit]
+    metrics: Callable[[str], tuple[bytes, str]]
+    systemd: Systemd
+
+
 class Service:
     """The daemon.
 
     Args:
         path: Of the config file; read again at each reload.
-        board: Shows what happens; also one of the listeners.
-        listeners: Told of every event.
-        systemd: Told of our states.
+        watchers: Who is shown what it does.
         clock: The system's if not given.
     """
 
-    def __init__(
-        self, path: Path, board: Board, listeners: Sequence[Emit], systemd: Systemd, clock: Clock | None = None
-    ) -> None:
+    def __init__(self, path: Path, watchers: Watchers, clock: Clock | None = None) -> None:
         self._path = path
-        self._board = board
-        self._listeners = (*listeners, self._noted)
-        self._systemd = systemd
+        self._board = watchers.board
+        self._listeners = (*watchers.listeners, self._noted)
+        self._metrics = watchers.metrics
+        self._systemd = watchers.systemd
         self._stop = threading.Event()
         self._clock = clock or SystemClock(self._stop)
         self._timetable = Timetable(self._fire, self._clock.now)
         self._current: Generation | None = None
         self._swapping = threading.Lock()
+        self._serving: Serving | None = None
         self._watched: Watched | None = None
         self._is_reload_asked = False
         self._beat_s = self._clock.monotonic()
@@ -97,17 +113,24 @@ class Service:
             ConfigError, Temporary, Permanent: It cannot be; nothing was begun.
         """
         generation = self._built()
+        try:
+            self._serve(generation.app.config.server, ServerTable(listen=""))
+        except BaseException:
+            generation.closing.close()
+            raise
         self._watched = Watched(self._path, generation.app.config.digest)
         self._install(generation)
-        self._note(EventName.DAEMON_STARTED, f"{len(generation.app.config.policies)} policies are at work")
+        page = f"; the status page is {self._serving.url}" if self._serving else ""
+        self._note(EventName.DAEMON_STARTED, f"{len(generation.app.config.policies)} policies are at work{page}")
         self._timetable.every(TICK, "tick", self._tick)
         self._timetable.every(WATCH, "watch", self._watch)
         self._timetable.start()
         self._systemd.ready()
 
     def wait(self) -> None:
-        """Block until `halt`."""
-        self._stop.wait()
+        """Block until `halt`; awake every second, for a handler runs in the main thread only while that is awake."""
+        while not self._stop.wait(1.0):
+            pass
 
     def halt(self) -> None:
         """Claim nothing more and end every pause; `close` waits for what has begun."""
@@ -124,6 +147,8 @@ class Service:
         with self._swapping:
             self._note(EventName.DAEMON_STOPPED, "what had begun is finished or journalled")
             self._working.end()
+        if self._serving is not None:
+            self._serving.close()
 
     def ask_reload(self) -> None:
         """Reload at the next look at the file, whether it has changed or not; takes no lock, so signals may call it."""
@@ -136,13 +161,31 @@ class Service:
                 return
             self._systemd.reloading()
             try:
-                generation = self._built()
+                self._swap(self._built())
             except RotatorError as error:
                 self._refused(error)
-            else:
-                self._working.end()
-                self._install(generation)
             self._systemd.ready()
+
+    def _swap(self, generation: Generation) -> None:
+        try:
+            self._serve(generation.app.config.server, self.config.server)
+        except BaseException:
+            generation.closing.close()
+            raise
+        self._working.end()
+        self._install(generation)
+
+    def _serve(self, table: ServerTable, before: ServerTable) -> None:
+        """Serve as a table says; raises ConfigError, and then serves as before."""
+        if table == before:
+            return
+        old, is_same_place = self._serving, table.listen == before.listen
+        if old is not None and is_same_place:  # only who may call us by which name has changed
+            old.close()
+        endpoints = Endpoints(lambda: self._board.snapshot(self._clock.now()), self._metrics, self.live, self.ready)
+        self._serving = serve(table.listen, endpoints, table.names) if table.listen else None
+        if old is not None and not is_same_place:
+            old.close()
 
     def live(self) -> str:
         """Return why the process is not alive; empty if it is. Never asks anything upstream."""
@@ -173,7 +216,8 @@ class Service:
         """Let a generation work; the one before it has ended."""
         config, now = generation.app.config, self._clock.now()
         kinds = {name: sink.kind for name, sink in config.sinks.items()}
-        self._board.configure(config.policies, {name: p.type for name, p in config.providers.items()}, kinds, now)
+        providers, most = {name: p.type for name, p in config.providers.items()}, config.metrics.max_tokens
+        self._board.configure(config.policies, providers, kinds, now, max_series=most)
         for name in generation.app.unserved():
             self._board.take(name, generation.app.unserved_standings(name), now)
         self._current = generation
@@ -181,6 +225,9 @@ class Service:
             generation.app.halt()
         for sweeper in generation.sweepers:
             sweeper.start()
+        exposed = self._serving.exposed(now) if self._serving is not None else None
+        if exposed is not None:
+            generation.app.emit(exposed)
         self._timetable.schedule({policy.name: policy.schedule for policy in config.policies})
         self._catch_up(generation, now)
 

@@ -69,6 +69,12 @@ class Sweeper:
         """The provider's."""
         return self._desk.policies
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is waiting or under way."""
+        with self._changed:
+            return not (self._wanted or self._running)
+
     def start(self) -> None:
         """Begin; the first pass settles what an earlier process left open and looks at the tokens."""
         with self._changed:

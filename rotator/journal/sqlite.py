@@ -9,10 +9,10 @@ import contextlib
 import itertools
 import os
 import sqlite3
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -49,7 +49,7 @@ class Reader:
     def __init__(self, path: Path, keys: KeySource | None = None) -> None:
         self._path = path
         self._reading_keys = keys
-        self._local = threading.local()
+        self._idle: deque[sqlite3.Connection] = deque()
         self._connections: list[sqlite3.Connection] = []
 
     def lineages(self, provider: str, token_ids: Sequence[str]) -> Mapping[str, Lineage]:
@@ -170,21 +170,26 @@ class Reader:
         for connection in self._connections:
             connection.close()
         self._connections.clear()
+        self._idle.clear()
 
     def _rows(self, sql: str, arguments: Sequence[object]) -> list[Any]:
         if not self._path.exists():
             return []
         try:
-            return self._connection().execute(sql, tuple(arguments)).fetchall()
+            connection = self._borrowed()
+            try:
+                return connection.execute(sql, tuple(arguments)).fetchall()
+            finally:
+                self._idle.append(connection)
         except sqlite3.Error as error:
             raise translated(error) from None
 
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = _connect(self._path, "ro")
-            self._local.connection = connection
-            self._connections.append(connection)
+    def _borrowed(self) -> sqlite3.Connection:
+        """Return a connection that nobody else uses now: threads come and go, so none of them keeps one."""
+        with suppress(IndexError):
+            return self._idle.pop()
+        connection = _connect(self._path, "ro")
+        self._connections.append(connection)
         return connection
 
 
@@ -348,7 +353,7 @@ class SqliteJournal(Reader):
         free = os.statvfs(self._path.parent)
         if free.f_bavail * free.f_frsize < MINIMUM_FREE_BYTES:
             raise Temporary(f"less than {MINIMUM_FREE_BYTES >> 20} MiB are free for the journal in {self._path.parent}")
-        self._proven.get("", lambda: self._writer.submit(Job(_heartbeat, durable=False)))
+        self._proven.get("", lambda: self._writer.submit(Job(_heartbeat, must_audit=True, durable=False)))
 
     def erase(self) -> bool:
         """See `ports.Journal`."""

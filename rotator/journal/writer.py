@@ -157,6 +157,8 @@ class Writer:
                 self._remember(events)
                 if audited:
                     self._announce(events, durable=any(job.durable for job in batch))
+            elif audited and any(job.must_audit for job in batch):  # a preflight: could a line be written?
+                self._trail.append((), self._last(), durable=False)
             self._connection.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
@@ -186,10 +188,12 @@ class Writer:
             sql = f"INSERT INTO history (token_id, rotation_id, body) VALUES {marks}"  # noqa: S608 - only marks
             self._connection.execute(sql, [value for row in chunk for value in row])
 
-    def _announce(self, events: Sequence[Event], *, durable: bool) -> None:
+    def _last(self) -> Head | None:
         row = self._connection.execute("SELECT value FROM meta WHERE key = 'audit_head'").fetchone()
-        last = decode(row[0], Head) if row else None
-        head = self._trail.append(events, last, durable)
+        return decode(row[0], Head) if row else None
+
+    def _announce(self, events: Sequence[Event], *, durable: bool) -> None:
+        head = self._trail.append(events, self._last(), durable)
         self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('audit_head', ?)", (encode(head),))
 
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from rotator.sandbox.faults import Faults
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             faults=_faults(options.faults, options.seed),
             latency_s=options.latency,
             limits=options.limits,
+            life=None if options.life is None else timedelta(seconds=options.life),
         )
         return _serve(config, options.credential_file)
     except (ValueError, OSError) as problem:
@@ -47,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--faults", default="none", metavar="none|default|FILE", help="what goes wrong")
     parser.add_argument("--latency", type=float, default=0.0, metavar="S", help="how long an answer takes, in seconds")
     parser.add_argument("--no-limits", dest="limits", action="store_false", help="without rate limits")
+    parser.add_argument("--life", type=float, metavar="S", help="how long secrets live, in seconds")
     parser.add_argument("--credential-file", type=Path, help="where the owner's credential goes, with mode 0600")
     return parser
 
@@ -69,7 +72,8 @@ def _serve(config: SandboxConfig, credential_file: Path | None) -> int:
         }
         sys.stdout.write(json.dumps(ready) + "\n")
         sys.stdout.flush()
-        stopped.wait()
+        while not stopped.wait(1.0):  # awake now and then: a handler runs in the main thread only while that is awake
+            pass
     return 0
 
 

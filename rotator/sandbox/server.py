@@ -68,6 +68,7 @@ class SandboxConfig:
         readers: "all" or "owners": whether a token that manages nothing may read itself.
         now: Returns the time, aware.
         clock_offset_s: How far the server's clock is ahead of `now`.
+        life: How long secrets live, for who wants to watch them expire; None for the API's days and years.
         show_secrets: Whether the organization lets environment objects show their secrets.
     """
 
@@ -86,6 +87,7 @@ class SandboxConfig:
     now: Callable[[], datetime] = _utc_now
     clock_offset_s: float = 0.0
     show_secrets: bool = False
+    life: timedelta | None = None
 
     def __post_init__(self) -> None:
         if self.readers not in ("all", "owners"):
@@ -111,7 +113,11 @@ class Sandbox:
         self.organization_id = self.config.organization_id
         offset = timedelta(seconds=self.config.clock_offset_s)
         population = Population(
-            self.config.tokens, self.config.seed, self.config.due_fraction, self.config.hostile_names
+            self.config.tokens,
+            self.config.seed,
+            self.config.due_fraction,
+            self.config.hostile_names,
+            self.config.life,
         )
         self.store = Store(
             self.organization_id,

@@ -82,6 +82,12 @@ class Record:
     last_used_at: datetime | None = None
     end_at: datetime | None = None
     expiry_days: int | None = None
+    life: timedelta | None = None
+
+    @property
+    def lasts(self) -> timedelta | None:
+        """How long a fresh secret lives; None for ever. `life` is for what whole days cannot say."""
+        return self.life or (None if self.expiry_days is None else timedelta(days=self.expiry_days))
 
     @property
     def short_token(self) -> str:
@@ -101,6 +107,7 @@ class Population:
     seed: int = 0
     due_fraction: float = 0.5
     hostile_names: bool = False
+    life: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +252,8 @@ class Store:
             record, now = self.tokens[token_id], self.now()
             record.jti = secrets.token_hex(12)
             record.last_rotated_at = record.start_at = now
-            if self._moves_expiry and record.expiry_days is not None:
-                record.end_at = now + timedelta(days=record.expiry_days)
+            if self._moves_expiry and record.lasts is not None:
+                record.end_at = now + record.lasts
             self._rotations[token_id] += 1
             self._written(record, by, "tokenStartAt", "shortToken")
             return record
@@ -383,6 +390,8 @@ class Store:
             if dice.random() < 0.5:
                 record.last_rotated_at = record.start_at
                 record.created_at = _milliseconds(record.start_at - timedelta(days=dice.uniform(1, 300)))
+            if population.life is not None:
+                _shorten(record, population.life, now, dice.uniform(0.3, 1))
             self.tokens[record.id] = record
 
     def _seeded(self, index: int, population: Population, born: datetime) -> Record:
@@ -417,6 +426,13 @@ class Store:
         if scope == "WORKSPACE":
             return self.workspaces[nth % 3], _WORKSPACE_ROLES[nth // 3 % len(_WORKSPACE_ROLES)]
         return list(self.deployments)[nth % len(self.deployments)], "DEPLOYMENT_ADMIN"
+
+
+def _shorten(record: Record, life: timedelta, now: datetime, left: float) -> None:
+    """Let a secret live for less than days, of which a share is left."""
+    record.life, record.expiry_days, record.last_rotated_at = life, None, None
+    record.end_at = _milliseconds(now + life * left)
+    record.start_at = record.created_at = record.end_at - life
 
 
 def _identifier(seed: int, what: str) -> str:

@@ -58,7 +58,9 @@ class AwsOptions(BaseModel):
     role_arn: str = Field("", description="A role to assume with what the chain yields; renewed before it expires.")
     external_id: str = Field("", description="What the trust policy of the role asks for.")
     ca_bundle: str = Field("", description="A PEM file; relative to the configuration's folder.")
-    timeout: str = Field("10s", description="For connecting (5 s at most) and for each wait for an answer.")
+    timeout: str = Field(
+        "10s", description="For connecting (5 s at most), for each wait for an answer, for a credential_process."
+    )
 
     @field_validator("endpoint_url")
     @classmethod
@@ -165,6 +167,10 @@ class Content:
             return current or None
         found = _json.value(current.encoded(), secret_key(self.fields))
         return Secret(found) if found else None
+
+    def is_all(self, current: Secret) -> bool:
+        """Whether nothing stands there but what this delivery writes."""
+        return not self.fields or _json.keys(current.encoded()) <= set(self.fields)
 
 
 def tags_of(content: Content, tags: Mapping[str, str], mint: Mint | None) -> list[dict[str, str]]:
@@ -304,7 +310,10 @@ RAISED: dict[str, tuple[type[RotatorError], str]] = {
     "ProxyConnectionError": (Temporary, "the proxy cannot be reached or refuses; check HTTPS_PROXY and NO_PROXY"),
     "CapacityNotAvailableError": (Temporary, _SLOW),
     "MetadataRetrievalError": (Temporary, "credentials could not be fetched"),
-    "CredentialRetrievalError": (Temporary, "credentials could not be fetched"),
+    "CredentialRetrievalError": (
+        Temporary,
+        "credentials could not be fetched in time, or at all; check the profile, and its credential_process",
+    ),
     "NoCredentialsError": (Permanent, _CHAIN),
     "PartialCredentialsError": (Permanent, _CHAIN),
     "TokenRetrievalError": (Permanent, _CHAIN),
@@ -372,6 +381,7 @@ class Service:
         self._bundle = str(base / os.path.expanduser(options.ca_bundle)) if options.ca_bundle else ""
         self._lock = threading.Lock()
         self._client: Any = None
+        self._helpers: Any = None
 
     def ask(self, call: Call, *expected: str) -> Answer:
         """Return what came of the call.
@@ -416,7 +426,8 @@ class Service:
     def _connected(self) -> Any:
         with self._lock:
             if self._client is None:
-                self._client = _client(self._service, self._options, self._bundle)
+                self._helpers = self._helpers or _helpers(self._options)  # outlive the client: they know what hangs
+                self._client = _client(self._service, self._options, self._bundle, self._helpers)
             return self._client
 
 
@@ -480,7 +491,15 @@ def _error(kind: type[RotatorError], call: Call, words: str, wait: str) -> Rotat
     return kind(message)
 
 
-def _client(service: str, options: AwsOptions, bundle: str) -> Any:
+def _helpers(options: AwsOptions) -> Any:
+    return import_module("rotator.sinks._aws_process").Helpers(_timeout_s(options))
+
+
+def _timeout_s(options: AwsOptions) -> float:
+    return parse_duration(options.timeout).total_seconds()
+
+
+def _client(service: str, options: AwsOptions, bundle: str, helpers: Any) -> Any:
     """Return a client with everything bounded; the SDK is loaded here.
 
     The default configuration of the session reaches the clients that fetch credentials too. Proxies come from the
@@ -490,7 +509,7 @@ def _client(service: str, options: AwsOptions, bundle: str) -> Any:
         logger = logging.getLogger(name)
         if logger.level < logging.INFO:  # its own, for that of a parent may change
             logger.setLevel(logging.INFO)
-    timeout_s = parse_duration(options.timeout).total_seconds()
+    timeout_s = _timeout_s(options)
     config = import_module("botocore.config").Config(
         connect_timeout=min(_CONNECT_S, timeout_s),
         read_timeout=timeout_s,
@@ -499,6 +518,7 @@ def _client(service: str, options: AwsOptions, bundle: str) -> Any:
         user_agent_extra="rotator",
     )
     core = _session(options, bundle, config)
+    import_module("rotator.sinks._aws_process").bound(core, helpers)
     if options.role_arn:
         core = _assuming(core, _session(options, bundle, config), options)
     endpoint = {"endpoint_url": options.endpoint_url} if options.endpoint_url else {}

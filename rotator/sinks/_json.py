@@ -68,6 +68,12 @@ def value(content: bytes, key: str) -> str | None:
     return parsed if isinstance(parsed, str) and text.startswith('"') else text
 
 
+def keys(content: bytes) -> frozenset[str]:
+    """Return the top-level keys; none if it does not hold one JSON object."""
+    document = _document(content)
+    return frozenset(member.key for member in document.members) if document else frozenset()
+
+
 def _document(content: bytes) -> _Document | None:
     try:
         return _scanned(content.decode())

@@ -119,7 +119,12 @@ class Payload:
 
 
 class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is noted beside a value: whose it is, never the value."""
+    """What is noted beside a value: whose it is, never the value.
+
+    Attributes:
+        version: Of the object that holds it; a mark counts for no other.
+        over: The version that this very write replaced; empty where there was none, or nobody can say.
+    """
 
     mint: str
     token: str = ""
@@ -127,11 +132,12 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
     at: str = ""
     print: str = ""
     version: str = ""
+    over: str = ""
 
     @classmethod
-    def of(cls, mint: Mint, version: str = "") -> "Mark":
+    def of(cls, mint: Mint, version: str = "", over: str = "") -> "Mark":
         """Return the mark of a mint."""
-        return cls(mint.id, mint.token_id, mint.lineage, stamp(mint.rotated_at), mint.fingerprint, version)
+        return cls(mint.id, mint.token_id, mint.lineage, stamp(mint.rotated_at), mint.fingerprint, version, over)
 
     @classmethod
     def parse(cls, text: str) -> "Mark | None":

@@ -320,9 +320,12 @@ def _exchanged(connection: http.client.HTTPConnection, deadline_s: float, reques
     wire = connection.sock
     wire.settimeout(_left(deadline_s))
     connection.request("POST", request.path, request.body, dict(request.headers))
-    response = http.client.HTTPResponse(_Timed(wire, deadline_s), method="POST")  # type: ignore[arg-type]
+    timed = _Timed(wire, deadline_s)
+    response = http.client.HTTPResponse(timed, method="POST")  # type: ignore[arg-type]
     with response:
         response.begin()
+        if timed.is_over:  # the client takes what there is of a head for all of it
+            return BROKEN
         content = response.read(_LARGEST + 1)
         if len(content) > _LARGEST:
             return TOO_LARGE
@@ -333,11 +336,16 @@ def _exchanged(connection: http.client.HTTPConnection, deadline_s: float, reques
 
 
 class _Timed(io.RawIOBase):
-    """A socket to read from until a moment, not for so long each time: a receiver that drips bytes holds nobody up."""
+    """A socket to read from until a moment, not for so long each time: a receiver that drips bytes holds nobody up.
+
+    Attributes:
+        is_over: Whether a reader met the end; whoever has all lines of a head did not ask for more.
+    """
 
     def __init__(self, wire: socket.socket, deadline_s: float) -> None:
         self._wire = wire
         self._deadline_s = deadline_s
+        self.is_over = False
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """Return what `http.client` reads from."""
@@ -350,7 +358,9 @@ class _Timed(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """See `io.RawIOBase`."""
         self._wire.settimeout(_left(self._deadline_s))
-        return self._wire.recv_into(buffer)
+        count = self._wire.recv_into(buffer)
+        self.is_over = self.is_over or not count
+        return count
 
 
 def _left(deadline_s: float) -> float:

@@ -247,6 +247,11 @@ def lacking(wanted: Mapping[str, tuple[str, ...]], spot: Spot, ask: Ask, where: 
     """
     call = spot.call("post", "sys/capabilities-self", Secret(msgspec.json.encode({"paths": list(wanted)}).decode()))
     answer = ask(call)
+    if answer.status == 403 and answer.errors is not None:
+        raise Forbidden(
+            f"{where}: the token may not ask what it may do; attach Vault's `default` policy to it, or allow update on"
+            " sys/capabilities-self and read on auth/token/lookup-self"
+        )
     found = decoded(answer, _Capabilities) if answer.status == 200 else None
     if found is None:
         raise refusal(call, answer, f"{where}: asking what the token may do")

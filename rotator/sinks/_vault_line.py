@@ -50,12 +50,12 @@ class Line:
     Args:
         address: https, or http to this very machine.
         ca_bundle: A file of certificate authorities; empty for the usual ones.
-        timeout: Of connecting, and of each silence.
+        timeout: Of connecting, and of each silence; `timeout_s` is for others to keep to.
     """
 
     def __init__(self, address: str, ca_bundle: str, timeout: timedelta) -> None:
         self._address = address.rstrip("/")
-        self._timeout = timeout
+        self.timeout_s = timeout.total_seconds()
         self._session: Any = requests.Session()
         self._session.trust_env = False  # else the environment is read anew for each request, and overrides `verify`
         named = (ca_bundle, os.environ.get("VAULT_CACERT", ""), os.environ.get("SSL_CERT_FILE", ""))
@@ -111,7 +111,7 @@ class Line:
             token=None if token is None else token.reveal(),
             session=self._session,
             namespace=namespace or None,
-            timeout=self._timeout.total_seconds(),
+            timeout=self.timeout_s,
             allow_redirects=False,
             ignore_exceptions=True,
         )

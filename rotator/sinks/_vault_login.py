@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from hvac.api import auth_methods
@@ -20,6 +20,9 @@ from rotator.secret import Secret
 from rotator.sinks._vault_calls import Answer, Call, Failure, decoded, failed, refusal
 from rotator.sinks._vault_line import Line
 from rotator.sinks._vault_options import VaultAuth
+
+if TYPE_CHECKING:
+    from rotator.sinks._vault_aws import Identity
 
 _RENEW_AT = 3  # once a third of the lease is left
 
@@ -85,6 +88,7 @@ class Login:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._session: Session | None = None
+        self._identity: Identity | None = None  # outlives a login: it knows which program hangs
 
     def session(self, where: str) -> Session:
         """Return a session that works as far as is known, renewed if it ends soon.
@@ -99,8 +103,13 @@ class Login:
                 self._session = self._renewed(self._session) or self._made(where, self._session.number + 1)
             return self._session
 
-    def again(self, dead: Session, where: str) -> Session:
-        """Return the session after one that is dead; another thread may have made it already.
+    def again(self, dead: Session, where: str, *, lives: bool = False) -> Session:
+        """Return the session after one that seems dead; another thread may have made it already.
+
+        Args:
+            dead: The one that Vault does not show.
+            where: The place, for errors.
+            lives: Whether it certainly was good a moment ago: then it is returned itself if there is no other.
 
         Raises:
             CredentialRejected: The reference still yields the dead token.
@@ -109,8 +118,13 @@ class Login:
         with self._lock:
             if self._session is None or self._session.number == dead.number:
                 made = self._made(where, dead.number + 1)
+                if made.token == dead.token and lives:
+                    return dead
                 if made.token == dead.token:
-                    raise CredentialRejected(f"{where}: Vault does not accept the token any more; {self._fix}")
+                    raise CredentialRejected(
+                        f"{where}: Vault does not accept the token any more; {self._fix}"
+                        " (one that lives needs the `default` policy, to be able to look itself up)"
+                    )
                 self._session = made
             return self._session
 
@@ -217,11 +231,12 @@ class Login:
 
         Source: https://developer.hashicorp.com/vault/api-docs/auth/aws#login
         """
-        from rotator.sinks._vault_aws import signed  # noqa: PLC0415 - botocore is loaded only where it is used
+        from rotator.sinks._vault_aws import Identity  # noqa: PLC0415 - botocore is loaded only where it is used
 
-        shown = signed(self._auth)
-        if not isinstance(shown, Secret):
-            raise Permanent(f"{where}: AWS credentials for the login to Vault cannot be found or used ({shown})")
+        self._identity = self._identity or Identity(self._line.timeout_s)
+        shown = self._identity.signed(self._auth)
+        if isinstance(shown, Failure):
+            raise failed(shown, where)
         return Call("post", f"auth/{self._auth.at}/login", shown, namespace=self._namespace)
 
     def _read(self, text: str, where: str) -> Secret:

@@ -173,13 +173,14 @@ class SecretsManagerSink:
         raise Temporary(f"{target.where}: somebody else kept changing the secret, which now holds their value")
 
     def read_back(self, place: Place) -> Held:
-        """See `ports.Sink`. The mint id is that of the version, where it is the latest of the whole secret."""
+        """See `ports.Sink`. The mint id is that of the version, but not beside keys of others: they may be newer."""
         target = _Target.of(place)
         current = self._current(target)
         secret = target.content.value(current.value) if current else None
         if current is None or not secret:
             raise NotFound(f"{target.where}: the secret does not exist, or holds nothing there")
-        return Held(secret, current.id if _is_mint(current.id) else "", current.id)
+        is_ours = _is_mint(current.id) and target.content.is_all(current.value)
+        return Held(secret, current.id if is_ours else "", current.id)
 
     def secret_at(self, place: str) -> Secret:
         """Return the value that the secret reference `aws:<place>` names: `name#key`, or `name` for all of it.

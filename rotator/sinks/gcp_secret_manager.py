@@ -194,11 +194,15 @@ class GcpSecretManagerSink:
         if seen is None:
             raise Permanent(f"{place.location}: there is no such secret any more")
         held = self._latest(target, place.location)
-        number = held.number if held and self._fits(target, held, mint, place) else self._add(target, held, mint, place)
-        mark = Mark.parse(seen.annotations.get(target.payload.label, ""))
-        if mark is None or mark.mint != mint.id:
-            self._note(target, number, mint, place.location)
-        return Receipt(place.location, str(number))
+        noted = Mark.parse(seen.annotations.get(target.payload.label, ""))
+        if held and self._fits(target, held, mint, place):
+            known = noted is not None and (noted.mint, noted.version) == (mint.id, str(held.number))
+            mark = noted if noted is not None and known else Mark.of(mint, str(held.number))
+        else:
+            number = self._add(target, held, mint, place)
+            mark = Mark.of(mint, str(number), str(number - 1) if number > 1 else "")
+        self._note(target, mark, place.location, is_new=mark != noted)
+        return Receipt(place.location, mark.version)
 
     def _latest(self, target: _Target, location: str) -> Version | None:
         """Return the version that consumers read; None where there is none yet, or one whose text does not matter."""
@@ -250,17 +254,27 @@ class GcpSecretManagerSink:
             return None
         return version
 
-    def _note(self, target: _Target, number: int, mint: Mint, location: str) -> None:
-        """Disable the version before, where wanted, and annotate the secret; whatever fails now, the value is there."""
-        fault = self._google.disable(target.secret, number - 1) if target.disable_previous and number > 1 else None
+    def _note(self, target: _Target, mark: Mark, location: str, *, is_new: bool) -> None:
+        """Annotate the secret, and disable what was replaced, where wanted; whatever fails now, the value is there.
+
+        Which version that is, only who added the new one knows. So it is noted first: repeating makes up for what
+        failed, and who finds its value there already disables nothing.
+        """
+        fault = self._annotated(target, mark, location) if is_new else None
+        if fault is None and target.disable_previous and mark.over:
+            fault = self._google.disable(target.secret, int(mark.over))
+        if fault is not None:
+            raise OutcomeUnknown(
+                f"{location}: the value is there, but could not be noted: {fault.words}; it is noted again"
+            )
+
+    def _annotated(self, target: _Target, mark: Mark, location: str) -> Fault | None:
+        fault: Fault | None = STALE
         for _ in range(_TRIES):
-            seen = None if fault else self._google.described(target.secret, location)
+            seen = self._google.described(target.secret, location)
             if seen is None:
+                return STALE
+            fault = self._google.annotate(target.secret, seen, {target.payload.label: str(mark)})
+            if fault is not STALE:
                 break
-            mark = str(Mark.of(mint, str(number)))
-            fault = self._google.annotate(target.secret, seen, {target.payload.label: mark})
-            if fault is None:
-                return
-            fault = None if fault is STALE else fault
-        words = fault.words if fault else STALE.words
-        raise OutcomeUnknown(f"{location}: the value is there, but could not be noted: {words}; it is noted again")
+        return fault

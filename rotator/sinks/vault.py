@@ -1,9 +1,9 @@
 """The `vault` sink: keys of KV secrets in HashiCorp Vault or OpenBao, merged beside their neighbours.
 
 KV version 2 is written with check-and-set, so nobody's write is lost; version 1 has no such thing, and there only the
-threads that share the sink wait for each other. Beside a version 2 secret stands custom metadata that names token,
-lineage, mint and time and holds a keyed fingerprint. Where the role may not patch metadata that is left out: the
-delivery counts all the same, and what is held is then known by its value alone.
+threads that share the sink wait for each other. Beside a version 2 secret stands custom metadata that names, for each
+key, token, lineage, mint and time and holds a keyed fingerprint. Where the role may not patch metadata that is left
+out: the delivery counts all the same, and what is held is then known by its value alone.
 """
 
 import os
@@ -34,12 +34,14 @@ from rotator.secret import Secret
 from rotator.sinks import _vault_kv as kv
 from rotator.sinks._fields import SAMPLE, FieldsOptions, secret_key, used_facts
 from rotator.sinks._naming import Naming
+from rotator.sinks._payload import Mark
 from rotator.sinks._vault_calls import Answer, Call, Failure, failed, refusal
 from rotator.sinks._vault_kv import Content, Spot
+from rotator.sinks._vault_marks import change, mark_of, marked
 from rotator.sinks._vault_options import MOUNT, VaultAuth, is_usable
 from rotator.templates import FIELD_PLACEHOLDERS, Template, render_fields
 from rotator.text import visible
-from rotator.timing import parse_duration, stamp
+from rotator.timing import parse_duration
 
 if TYPE_CHECKING:
     from rotator.sinks._vault_line import Line
@@ -49,9 +51,6 @@ PREFLIGHT_GRADE = Grade.PROVEN
 
 _TRIES = 6  # of one write against others that keep writing
 _LOCKS = 64
-_LONGEST_META = 512  # characters of one value of custom metadata
-_MINT = "rotator-mint-id"
-_VERSION = "rotator-version"
 _NEEDS = ("create", "read", "update")
 
 _NAMING = Naming(
@@ -112,7 +111,9 @@ class DeliveryOptions(FieldsOptions):
 
     path: str = Field("astro/{name}", description="Below the mount; a slash begins a new segment. Values never do.")
     delete_previous_versions: bool = Field(
-        default=False, description="KV version 2: delete (it can be undeleted) the version that a delivery replaced."
+        default=False,
+        description="KV version 2: delete (it can be undeleted) the version that a delivery replaced, and no other: one"
+        " stays where a write timed out, so that nobody can say whose it replaced.",
     )
 
     @field_validator("path")
@@ -236,6 +237,7 @@ class VaultSink:
         """See `ports.Sink`. Where all fields stand as they shall, the secret itself is not written."""
         target, ask, where = _Target.of(place), self._asking(place.location), place.location
         fields = kv.rendered(render_fields(target.fields, mint, target.facts))
+        # Held until the metadata is written too: the next of our threads carries it along.
         with self._writing[zlib.crc32(f"{target.mount}/{target.path}".encode()) % _LOCKS]:
             for _ in range(_TRIES):
                 before = kv.read(target.spot, ask, where)
@@ -245,21 +247,20 @@ class VaultSink:
                     break
             else:
                 raise Temporary(f"{where}: others keep writing this secret at the same moment")
-        if target.kv == 1:
-            return Receipt(place.location, _marker(target, fields))
-        if not (done and _is_described(before, mint)):
-            self._round_off(target, before, version, mint, ask, where)
+            if target.kv == 1:
+                return Receipt(place.location, _marker(target, fields))
+            self._round_off(target, before, _new_mark(target, before, version, mint), ask, where)
         return Receipt(place.location, str(version))
 
     def read_back(self, place: Place) -> Held:
-        """See `ports.Sink`. The mint is known as long as the version is the one that was described."""
+        """See `ports.Sink`. The mint is known as long as the key's mark counts."""
         target = _Target.of(place)
         content = kv.read(target.spot, self._asking(place.location), place.location)
         secret = _secret_in(content, target.key, place.location)
         if target.kv == 1:
             return Held(secret, version=_marker(target, _held_fields(content, target)))
-        described = content.custom.get(_VERSION) == str(content.version)
-        return Held(secret, content.custom.get(_MINT, "") if described else "", str(content.version))
+        mark = mark_of(content, target.key)
+        return Held(secret, mark.mint if mark else "", str(content.version))
 
     def secret_at(self, place: str) -> Secret:
         """Return what a secret reference names.
@@ -289,12 +290,14 @@ class VaultSink:
             login.close()
             line.close()
 
-    def _round_off(self, target: _Target, before: Content, version: int, mint: Mint, ask: kv.Ask, where: str) -> None:
+    def _round_off(self, target: _Target, before: Content, mark: Mark, ask: kv.Ask, where: str) -> None:
         """Describe what was written and end what it replaced; the secret stands there whatever comes of this."""
-        spot, problems = target.spot, []
-        steps = [partial(kv.describe, spot, _description(before, version, mint), ask, where)]
-        if target.delete_previous and version > 1:
-            steps.append(partial(kv.end, spot, version - 1, ask, where))
+        spot, steps, problems = target.spot, [], []
+        if mark_of(before, target.key) != mark:
+            custom = change(before, target.fields, target.key, mark)
+            steps.append(partial(kv.describe, spot, custom, ask, where))
+        if target.delete_previous and mark.over:
+            steps.append(partial(kv.end, spot, int(mark.over), ask, where))
         for step in steps:
             try:
                 step()
@@ -306,18 +309,26 @@ class VaultSink:
             raise OutcomeUnknown(f"{problems[0]} (the secret is written, what belongs beside it perhaps not)")
 
     def _asking(self, where: str) -> kv.Ask:
-        """Return what sends requests as us, and logs in again once if our token turns out to be dead."""
+        """Return what sends requests as us, and logs in again once if our token turns out to be dead.
+
+        A token without the `default` policy may not look itself up and so seems dead; that it lives is known if it was
+        good for something a moment ago.
+        """
+        good: set[int] = set()
 
         def ask(call: Call) -> Answer:
             line, login = self._talking()
             session = login.session(where)
             answer = line.send(call, session.token)
+            if isinstance(answer, Answer) and answer.status in (200, 204):
+                good.add(session.number)
             if isinstance(answer, Answer) and answer.status == 403 and answer.errors is not None:
                 alive = login.is_alive(session)
                 if isinstance(alive, Failure):
                     raise failed(alive, where)
                 if not alive:
-                    answer = line.send(call, login.again(session, where).token)
+                    fresh = login.again(session, where, lives=session.number in good)
+                    answer = line.send(call, fresh.token) if fresh is not session else answer
             if isinstance(answer, Failure):
                 raise failed(answer, where)
             if answer.status == 401:
@@ -365,22 +376,16 @@ def _secret_in(content: Content, key: str, where: str) -> Secret:
     return secret
 
 
-def _is_described(content: Content, mint: Mint) -> bool:
-    return (content.custom.get(_MINT), content.custom.get(_VERSION)) == (mint.id, str(content.version))
+def _new_mark(target: _Target, before: Content, version: int, mint: Mint) -> Mark:
+    """Return the mark of what stands there now.
 
-
-def _description(before: Content, version: int, mint: Mint) -> dict[str, str | None]:
-    """Return our keys of the custom metadata; one without a value is removed, if it is there."""
-    values = {
-        "rotator-token-id": mint.token_id,
-        "rotator-lineage": mint.lineage,
-        _MINT: mint.id,
-        "rotator-rotated-at": stamp(mint.rotated_at),
-        "rotator-fingerprint": mint.fingerprint,
-        _VERSION: str(version),
-    }
-    shown = {key: visible(value, _LONGEST_META) for key, value in values.items()}
-    return {key: value or None for key, value in shown.items() if value or key in before.custom}
+    Which version it replaced is known to who wrote it, and from the mark that was left then. Not from the numbers: who
+    finds its value there already cannot say who wrote it, over what.
+    """
+    found = mark_of(before, target.key)
+    if version != before.version:
+        return marked(mint, version, before.version if before.present else 0)
+    return found if found is not None and found.mint == mint.id else marked(mint, version, 0)
 
 
 def _held_fields(content: Content, target: _Target) -> Secret:

@@ -88,8 +88,13 @@ def offered(harness: Harness, name: str, *arguments: object) -> Any:
     hook = getattr(harness, name, None)
     answer = hook(*arguments) if hook is not None else None
     if answer is None:
-        pytest.skip(f"the harness offers no {name}()")
+        lacking(harness, name)
     return answer
+
+
+def lacking(harness: Harness, name: str) -> None:
+    """Skip the behaviour because the harness does not offer this."""
+    pytest.skip(trait(harness, "lacks").get(name) or f"the harness offers no {name}")
 
 
 def hooked(harness: Harness, name: str, place: Place) -> AbstractContextManager[None]:

@@ -1,10 +1,11 @@
 """What a sink's author writes: the outside of the sink, as the kit needs it.
 
 The first five methods are needed. The others are hooks: each makes one more behaviour checkable. A hook that is
-missing, or returns None, skips its behaviour, and the report says so. A harness need not inherit from `Harness`; who
-does gets every hook as "not offered".
+missing, or returns None, skips its behaviour, and the report says so, with the reason that `lacks` gives. A harness
+need not inherit from `Harness`; who does gets every hook as "not offered".
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Protocol
@@ -24,7 +25,9 @@ class Harness(Protocol):
         edits_move_versions: False where the outside has no versions, so that the sink names what it wrote itself.
         largest_secret: Characters of the longest secret that it has to take.
         retry_after: What `throttled` answers as the pause to keep; None if it names none.
-        sibling: Another block that writes another key of the same object for the same token; None if there is no such.
+        sibling: Another block that writes another key of the same object for the same token, or where a place has no
+            keys, right beside it; None if there is no such.
+        lacks: Hooks that cannot be offered, each with why not: what the outside has no notion of.
         outside_loggers: Loggers of the harness' own servers, which run in the test's process and may log what they get.
         patience_s: How long any one call may take, also while nothing answers.
     """
@@ -37,6 +40,7 @@ class Harness(Protocol):
     largest_secret: int = 16384
     retry_after: timedelta | None = None
     sibling: dict[str, object] | None = None
+    lacks: Mapping[str, str] = {}
     outside_loggers: tuple[str, ...] = ()
     patience_s: float = 60.0
 

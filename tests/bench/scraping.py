@@ -42,9 +42,8 @@ def scraped(tokens: int) -> None:
     waits_ms = waiting_ms(metrics, board)
     print(
         f"scrape: {tokens * SERIES_A_TOKEN:,} series of {tokens:,} tokens in {ours:.0f} ms = {ours / theirs:.2f} x"
-        f" gauges of prometheus_client ({theirs:.0f} ms); {size / 1e6:.1f} MB;"
-        f" an event meanwhile: median {waits_ms[0]:.2f} ms,"
-        f" worst {waits_ms[1]:.0f} ms"
+        f" gauges of prometheus_client ({theirs:.0f} ms); {size / 1e6:.1f} MB; an event meanwhile:"
+        f" median {waits_ms[0]:.2f} ms, worst {waits_ms[1]:.0f} ms"
     )
 
 

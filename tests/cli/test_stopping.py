@@ -138,3 +138,21 @@ def test_a_clock_that_is_told_to_stop_wakes_who_sleeps() -> None:
     sleeper.join(10)
     assert not sleeper.is_alive()
     clock.sleep(timedelta(hours=1))
+
+
+def test_a_signal_that_another_thread_gets_stops_too(tmp_path: Path) -> None:
+    """The kernel may hand it to any thread, and no handler runs while the main thread sleeps."""
+    script = """
+import signal, threading, time
+from rotator.cli.stopping import politely
+stop = threading.Event()
+def hit():
+    time.sleep(0.5)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    time.sleep(60)
+threading.Thread(target=hit, daemon=True).start()
+with politely(stop.set):
+    stop.wait()
+"""
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
+    assert (process.returncode, "stopping" in process.stderr) == (0, True)

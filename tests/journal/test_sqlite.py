@@ -445,3 +445,14 @@ def test_erasing_says_that_a_reader_kept_it_from_emptying_the_log(tmp_path: Path
         assert not journal.erase()
         reader.close()
         assert journal.erase()
+
+
+def test_threads_that_come_and_go_leave_no_files_open(tmp_path: Path) -> None:
+    """A daemon's threads are many over the weeks; each reads the journal, and none keeps a connection."""
+    with opened(tmp_path) as journal:
+        for _ in range(40):
+            thread = threading.Thread(target=journal.open_rotations, args=("astro",))
+            thread.start()
+            thread.join()
+        held = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+        assert sum(name.endswith("rotator.db") for name in held) < 6

@@ -6,6 +6,7 @@ computed bit by bit, independently of the sink's table.
 
 import base64
 import re
+from collections.abc import Callable
 
 from tests.servers.faulty import FaultyServer, Reply, Request
 
@@ -45,6 +46,7 @@ class GcpServer(FaultyServer):
         self.secrets: dict[str, dict] = {}
         self.denied: set[str] = set()
         self.before_add = []
+        self.refused: Callable[[Request], bool] = lambda _: False
         self.number = 0
 
     def make(self, name: str, **more: object) -> None:
@@ -67,6 +69,8 @@ class GcpServer(FaultyServer):
 
     def answered(self, request: Request) -> Reply:
         """See the base."""
+        if self.refused(request):
+            return said(401)
         if _PARENT.fullmatch(request.path) and request.method == "POST":
             return self._create(request)
         found = _SECRET.fullmatch(request.path)

@@ -5,6 +5,7 @@ Source: docs.github.com/en/rest/actions/secrets. `updated_at` has whole seconds 
 
 import base64
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from nacl.public import PrivateKey, SealedBox
@@ -28,6 +29,7 @@ class GitHubServer(FaultyServer):
         self.token = "ghp_right"
         self.scopes: str | None = None
         self.folders: dict[str, dict[str, dict]] = {}
+        self.before_put: list[Callable[[], object]] = []
         self.number = 1
         self.rotate_key()
 
@@ -69,6 +71,9 @@ class GitHubServer(FaultyServer):
         return bytes(self.private.public_key).hex()[:16]
 
     def _put(self, folder: str, name: str, body: dict) -> Reply:
+        for step in self.before_put[:1]:
+            self.before_put.remove(step)
+            step()
         if body.get("key_id") != f"key-{self._key_id}":
             return said(422, "Bad request - key_id does not match")
         if folder.startswith("/orgs/") and body.get("visibility") not in ("all", "private", "selected"):

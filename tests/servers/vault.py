@@ -256,6 +256,7 @@ class Vault:
             return 204, None
         if path == "capabilities-self":
             policies = self._who(value)[1]
+            self._allow(space, method, "sys/capabilities-self", policies)
             has = {one: sorted(self._capabilities(space, one, policies)) for one in asked["paths"]}
             return 200, {**_whole(has), **has}
         if area == "mounts" and method == "DELETE":

@@ -301,6 +301,16 @@ class TrustsItsMetadata(Good):
         return document["mints"].get(str(place.options["key"])) == mint.id
 
 
+class TrustsItsMetadataUnseen(WriteOnly):
+    def is_there(self, document: Any, place: Place, mint: Mint) -> bool:
+        return document["mints"].get(str(place.options["key"])) == mint.id
+
+
+class SaysTheMintForTheVersion(WriteOnly):
+    def version_of(self, version: int, document: Any, place: Place) -> str:
+        return str(document["mints"].get(str(place.options["key"]), ""))
+
+
 class LogsTheSecret(Good):
     def changed(self, document: Any, key: str, mint: Mint) -> Any:
         whole = super().changed(document, key, mint)
@@ -494,11 +504,12 @@ class ClaimsOnePlaceForAll(Good):
 
 FAULTY: tuple[type[Good], ...] = (
     ReplacesNeighbours, TakesAFailedReadForEmpty, WritesTheKeyInPreflight, WritesEveryTime, KeepsTheFirstMint,
-    TrustsItsMetadata, LogsTheSecret, SecretInErrors, SecretInFrames, TakesATimeoutForSuccess, SaysNotFoundWhenDenied,
-    SharesState, EscapesByName, FoldsCase, CachesValues, InventsVersions, NeverMovesTheVersion, TruncatesSecrets,
-    AddsALineEnd, OptionsAreNoJson, ReprShowsTheSecret, PreflightAlwaysPasses, RetriesForever, OverwritesConflicts,
-    WritesInTwoSteps, ErrorsWithoutPlace, ThrottledIsPermanent, ResolvesOnline, RemembersTheLastPlace,
-    VendorErrorsEscape, RepeatsWhatWasPasted, ClaimsOnePlaceForAll,
+    TrustsItsMetadata, TrustsItsMetadataUnseen, SaysTheMintForTheVersion, LogsTheSecret, SecretInErrors,
+    SecretInFrames, TakesATimeoutForSuccess, SaysNotFoundWhenDenied, SharesState, EscapesByName, FoldsCase,
+    CachesValues, InventsVersions, NeverMovesTheVersion, TruncatesSecrets, AddsALineEnd, OptionsAreNoJson,
+    ReprShowsTheSecret, PreflightAlwaysPasses, RetriesForever, OverwritesConflicts, WritesInTwoSteps,
+    ErrorsWithoutPlace, ThrottledIsPermanent, ResolvesOnline, RemembersTheLastPlace, VendorErrorsEscape,
+    RepeatsWhatWasPasted, ClaimsOnePlaceForAll,
 )  # fmt: skip
 
 

@@ -13,6 +13,8 @@ from rotator.model import Place
 from rotator.testing import Harness, SinkContract
 from tests.sinks.faulty import FAULTY, PAUSE, SHELVES, Good, Shelf, WriteOnly, kind_of
 
+WRITE_ONLY = {kind_of(sink) for sink in (WriteOnly, *FAULTY) if issubclass(sink, WriteOnly)}
+
 
 class ShelfHarness(Harness):
     """Offers every hook."""
@@ -22,7 +24,7 @@ class ShelfHarness(Harness):
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self.is_readable = kind != kind_of(WriteOnly)
+        self.is_readable = kind not in WRITE_ONLY
         self.block = {"path": "team/{name}"}
         self.sibling = {**self.block, "key": "token2"}
         self.shelf = SHELVES["here"] = Shelf()

@@ -170,6 +170,7 @@ class VariableHarness:
             "secret": secret,
         }
         self.sibling: dict[str, object] | None = {**self.block, "key": "SECOND_{name}"}
+        self.lacks: dict[str, str] = {}
 
     def rebuilt(self) -> AstroEnvironmentSink:
         return self.astro.build()
@@ -259,7 +260,12 @@ class ObjectHarness(VariableHarness):
         if kind == "connection":
             self.block["connection"] = {"type": "http", "host": "api.example.com"}
         # the only key of a variable is its value; beside a hidden field of a connection no other is written
-        self.sibling = {**self.block, "field": "extra.second"} if kind == "connection" and is_readable else None
+        has_fields = kind == "connection" and is_readable
+        self.sibling = {**self.block, **({"field": "extra.second"} if has_fields else {"key": "second_{name}"})}
+        if kind == "connection":
+            self.lacks = {
+                "edited_meanwhile": "Astro takes no precondition; other fields of a connection are sent back as read"
+            }
 
     def _found(self, place: Place) -> EnvObject | None:
         kind, key = str(place.options["kind"]).upper(), str(place.options["key"])

@@ -6,7 +6,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,8 @@ class SecretsHarness:
     def __init__(self, sink: Any, client: Any, aws: AwsServer, block: dict[str, object]) -> None:
         self.sink = sink
         self.block = block
-        self.sibling = None if block.get("format") == "raw" else {**block, "fields": {"other": "{secret}"}}
+        is_raw = block.get("format") == "raw"
+        self.sibling = {**block, **({"name": "{policy}/{name}-too"} if is_raw else {"fields": {"other": "{secret}"}})}
         self._client = client
         self._aws = aws
         self._number = "1.50"
@@ -291,8 +292,16 @@ def test_a_version_is_named_by_its_mint_and_the_last_is_kept(sink: Any, client: 
     assert sink.deliver(place, a_mint()).version == ID
     assert aws.staged("svc")[old] == ["AWSPREVIOUS"]
     assert set(aws.staged("svc")[ID]) == {"rotator", "AWSCURRENT"}
-    assert sink.read_back(place).mint_id == ID
     assert client.get_secret_value(SecretId="svc", VersionStage="AWSPREVIOUS")["SecretString"] == '{"a": 1.50}'
+
+
+def test_a_version_names_the_mint_of_no_other_key(sink: Any) -> None:
+    """The version is named after who wrote last: that is the mint of a key only while no other stands beside it."""
+    place, beside = (place_of(sink, name="shared", create=True, fields={key: "{secret}"}) for key in ("a", "b"))
+    sink.deliver(place, a_mint())
+    assert sink.read_back(place).mint_id == ID
+    sink.deliver(beside, a_mint(OTHER, ID[::-1]))
+    assert [sink.read_back(one).mint_id for one in (place, beside)] == ["", ""]
 
 
 def test_versions_of_many_mints_have_one_current(sink: Any, client: Any, aws: AwsServer) -> None:
@@ -631,6 +640,24 @@ def test_a_write_that_fails_can_be_repeated(
     assert client.get_secret_value(SecretId="svc")["SecretString"].startswith('{"theirs": 1.50')
     assert len(aws.staged("svc")) == 2
     sink.close()
+
+
+@pytest.mark.parametrize("body", [b"<html>theirs</html>", b"{}", b'{"Name": "svc"}'])
+@pytest.mark.parametrize("operation", WRITES)
+def test_a_success_that_is_none_of_awss_is_no_delivery(
+    sink: Any, client: Any, aws: AwsServer, operation: str, body: bytes
+) -> None:
+    """A page that a proxy answers with 200 proves no write: it is open, and the next delivery arrives."""
+    place = place_of(sink, name="svc", create=True)
+    if operation != "CreateSecret":
+        client.create_secret(Name="svc", SecretString='{"theirs": 1.50}')
+    aws.fail(operation, Fault(body=body, status=200))
+    with raising_without_secret(OutcomeUnknown, match="is a proxy"):
+        sink.deliver(place, a_mint())
+    with suppress(client.exceptions.ResourceNotFoundException):
+        assert CANARY not in client.get_secret_value(SecretId="svc")["SecretString"]
+    sink.deliver(place, a_mint())
+    assert CANARY in client.get_secret_value(SecretId="svc")["SecretString"]
 
 
 def test_how_long_to_wait_is_heard(sink: Any, client: Any, aws: AwsServer) -> None:

@@ -105,7 +105,8 @@ class ParameterHarness:
     def __init__(self, sink: Any, client: Any, aws: AwsServer, block: dict[str, object]) -> None:
         self.sink = sink
         self.block = block
-        self.sibling = None if block.get("format") != "json" else {**block, "fields": {"other": "{secret}"}}
+        is_json = block.get("format") == "json"
+        self.sibling = {**block, **({"fields": {"other": "{secret}"}} if is_json else {"name": "/{policy}/{name}-too"})}
         self._client = client
         self._aws = aws
         self._number = "1.50"
@@ -478,6 +479,41 @@ def test_a_put_that_fails_can_be_repeated(aws: AwsServer, client: Any, fault: Fa
     assert sink.deliver(place, a_mint()).version == "2"
     assert (text_of(client, "svc") or "").startswith('{"theirs": 1.50')
     sink.close()
+
+
+@pytest.mark.parametrize("theirs", ["edited", "old"])
+def test_a_neighbour_that_changed_beside_our_own_late_put_stays(
+    sink: Any, client: Any, aws: AwsServer, theirs: str
+) -> None:
+    """Our unanswered put arrives late and a person edits, or reverts, a key: ours would replace it, and puts it back.
+
+    What came between holds our value already, so only the neighbour says that it must be written once more.
+    """
+    place = place_of(sink, name="svc", format="json")
+    put(client, "svc", json.dumps({"token": OTHER, "theirs": "now"}))
+
+    def between() -> None:
+        put(client, "svc", json.dumps({"token": CANARY, "theirs": "now"}))
+        put(client, "svc", json.dumps({"token": CANARY, "theirs": theirs}))
+
+    aws.before["PutParameter"].append(between)
+    receipt = sink.deliver(place, a_mint())
+    assert json.loads(text_of(client, "svc") or "") == {"token": CANARY, "theirs": theirs}
+    held = sink.read_back(place)
+    assert (held.secret, held.version) == (Secret(CANARY), receipt.version)
+
+
+@pytest.mark.parametrize("body", [b"<html>theirs</html>", b"{}"])
+def test_a_success_that_is_none_of_awss_is_no_delivery(sink: Any, client: Any, aws: AwsServer, body: bytes) -> None:
+    """A page that a proxy answers with 200 proves no put: it is open, and the next delivery arrives."""
+    put(client, "svc", OTHER)
+    place = place_of(sink, name="svc")
+    aws.fail("PutParameter", Fault(body=body, status=200))
+    with raising_without_secret(OutcomeUnknown, match="is a proxy"):
+        sink.deliver(place, a_mint())
+    assert text_of(client, "svc") == OTHER
+    sink.deliver(place, a_mint())
+    assert text_of(client, "svc") == CANARY
 
 
 def test_a_read_whose_connection_breaks_is_repeated(sink: Any, client: Any, aws: AwsServer) -> None:

@@ -7,9 +7,10 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -113,14 +114,22 @@ class AzureHarness:
     """A consumer and a person, at the same vault."""
 
     kind = "azure_key_vault"
+    retry_after = timedelta(seconds=7)
+    lacks: Mapping[str, str] = {
+        "edited_meanwhile": "Key Vault's set takes no precondition, so of two versions at once the later one counts"
+    }
 
-    def __init__(self, server: AzureServer, sink: Any, block: dict[str, object]) -> None:
-        self.server, self.sink, self.block = server, sink, block
+    def __init__(self, server: AzureServer, pem: Path, sink: Any, block: dict[str, object]) -> None:
+        self.server, self.pem, self.sink, self.block = server, pem, sink, block
+        is_raw = block.get("format") == "raw"
+        self.sibling = {**block, **({"secret": "raw-{name}-too"} if is_raw else {"fields": {"other": "{secret}"}})}
 
     def read(self, place: Place) -> str | None:
         """Read the current version."""
         value = self.server.read(name_of(place))
-        return value if value is None or self.block.get("format") == "raw" else json.loads(value).get("token")
+        if value is None or self.block.get("format") == "raw":
+            return value
+        return json.loads(value).get(place.location.partition("#")[2])
 
     def write(self, place: Place, secret: str) -> None:
         """Set it by hand."""
@@ -153,14 +162,57 @@ class AzureHarness:
         yield
         self.server.denied.clear()
 
+    def rebuilt(self) -> Any:
+        """Build another."""
+        return connected(self.server.url, self.pem)
+
+    def remove(self, place: Place) -> bool:
+        """Delete and purge it: a name that soft deletion still holds takes no value."""
+        del self.server.secrets[name_of(place)]
+        return True
+
+    def answer_lost(self, place: Place) -> AbstractContextManager[None]:
+        """Reset the connection after each set."""
+        return self._failing(Fault("PUT", applies=True))
+
+    def request_lost(self, place: Place) -> AbstractContextManager[None]:
+        """Reset the connection before each set."""
+        return self._failing(Fault("PUT"))
+
+    def throttled(self, place: Place) -> AbstractContextManager[None]:
+        """Refuse every call."""
+        return self._failing(Fault(reply=said(429, "Throttled", **{"Retry-After": "7"})))
+
+    def denied(self, place: Place) -> AbstractContextManager[None]:
+        """Refuse every call as to a credential without a role."""
+        return self._failing(Fault(reply=said(403, "Forbidden", "ForbiddenByRbac")))
+
+    def unreachable(self, place: Place) -> AbstractContextManager[None]:
+        """Reset every connection; the port is kept, for the other tests of the file."""
+        return self._failing(Fault())
+
+    def reads_fail(self, place: Place) -> AbstractContextManager[None]:
+        """Fail what reads."""
+        return self._failing(Fault("GET", reply=said(500, "InternalServerError")))
+
+    def calls(self) -> int:
+        """Count them."""
+        return len(self.server.requests)
+
+    @contextmanager
+    def _failing(self, fault: Fault) -> Iterator[None]:
+        self.server.faults.append(replace(fault, times=1000))
+        yield
+        self.server.faults.clear()
+
 
 class TestAzureSink(SinkContract):
     """The shared contract, for each format."""
 
     @pytest.fixture(params=list(BLOCKS))
-    def harness(self, request: pytest.FixtureRequest, server: AzureServer, sink: Any) -> Harness:
+    def harness(self, request: pytest.FixtureRequest, server: AzureServer, pem: Path, sink: Any) -> Harness:
         """Return one over the server."""
-        return AzureHarness(server, sink, BLOCKS[request.param])
+        return AzureHarness(server, pem, sink, BLOCKS[request.param])
 
 
 # Options
@@ -369,6 +421,19 @@ def test_a_value_beyond_azures_size_is_refused(server: AzureServer, sink: Any) -
     assert not server.calls("PUT")
 
 
+def test_a_place_without_room_is_refused_before_the_rotation(server: AzureServer, sink: Any) -> None:
+    """Neighbours that leave a new value no room are found by the preflight, while the old token still lives."""
+    place = place_of(sink)
+    for filled, fits in ((25 * 1024 - 6000, True), (25 * 1024 - 4000, False), (25 * 1024 - 20, False)):
+        server.put(name_of(place), json.dumps({"theirs": "x" * filled}))
+        if fits:
+            sink.preflight(place)
+        else:
+            with raising_without_secret(Permanent, match="no room is left"):
+                sink.preflight(place)
+    assert not server.calls("PUT")
+
+
 def test_preflight_and_reading_write_nothing(server: AzureServer, sink: Any) -> None:
     """Both only ask; a missing secret or key is Key Vault's own word."""
     place = place_of(sink)
@@ -485,6 +550,24 @@ def test_the_clients_secret_is_read_at_every_login(server: AzureServer, pem: Pat
     for call in (sink.preflight, lambda place: sink.deliver(place, mint())):
         with raising_without_secret(CredentialRejected, match="env:X is not set"):
             call(place_of(sink))
+    sink.close()
+
+
+def test_a_renewed_credential_is_used_at_the_next_login(server: AzureServer, pem: Path, tmp_path: Path) -> None:
+    """Once the vault takes the old one no more, what is mounted now is read, without a restart."""
+    path = tmp_path / "credential"
+    path.write_text("right")
+    vault = Vault(server.url, str(pem), timedelta(seconds=1), verify_challenge=False)
+    azure = KeyVault("vault", vault, lambda: Static(path.read_text()))
+    sink = AZURE.AzureKeyVaultSink("vault", server.url, azure)
+    place = place_of(sink)
+    sink.deliver(place, mint())
+    path.write_text("renewed")
+    assert sink.read_back(place).secret == Secret(CANARY)
+    server.token = "renewed"
+    with raising_without_secret(CredentialRejected):
+        sink.read_back(place)
+    assert sink.read_back(place).secret == Secret(CANARY)
     sink.close()
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -105,14 +105,12 @@ def nothing_is_left() -> Iterator[None]:
 
 
 class ExecHarness:
-    """The program's side.
-
-    There is no `edited_meanwhile`: a delivery is one run, and the sink reads nothing before it.
-    """
+    """The program's side."""
 
     kind = "exec"
     is_readable = False
     sibling: dict[str, object] = {"key": "{policy}/{name}/second"}  # noqa: RUF012 - as the protocol declares it
+    lacks: Mapping[str, str] = {"edited_meanwhile": "a delivery is one run, and nothing is read before it"}
 
     def __init__(self, folder: Path) -> None:
         self.block: dict[str, object] = {"key": "{policy}/{name}"}

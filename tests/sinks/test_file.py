@@ -97,10 +97,12 @@ def path_of(place: Place) -> Path:
 Disturbance = Callable[[str, tuple[Any, ...]], None]
 _disturbances: list[Disturbance] = []
 _acting = threading.local()
+_heard = [0]  # how many files were opened and renamed since `install`
 
 
 def _disturb(event: str, arguments: tuple[Any, ...]) -> None:
-    if _disturbances and event in ("open", "os.rename") and not getattr(_acting, "now", False):
+    if event in ("open", "os.rename") and not getattr(_acting, "now", False):
+        _heard[0] += 1
         _acting.now = True  # what a disturbance does is not disturbed
         try:
             for disturbance in _disturbances:
@@ -132,10 +134,7 @@ def is_temporary(arguments: tuple[Any, ...]) -> bool:
 
 
 class FileHarness:
-    """Folders as an operator has them.
-
-    There are no `calls`: a file system counts none.
-    """
+    """Folders as an operator has them."""
 
     kind = "file"
 
@@ -198,9 +197,10 @@ class FileHarness:
         return True
 
     @property
-    def sibling(self) -> dict[str, object] | None:
-        """Another key of the same file."""
-        return {**self.block, "fields": {"token2": "{secret}"}} if "format" in self.block else None
+    def sibling(self) -> dict[str, object]:
+        """Another key of the same file, or where it has none, another file of the same folder."""
+        more = {"fields": {"token2": "{secret}"}} if "format" in self.block else {"path": f"{self.block['path']}-too"}
+        return {**self.block, **more}
 
     @contextmanager
     def broken(self, place: Place) -> Iterator[None]:
@@ -266,6 +266,11 @@ class FileHarness:
                 path.write_text(path.read_text().replace(before, self._said))
 
         return disturbed(act)
+
+    def calls(self) -> int:
+        """Count what was opened and renamed so far, the consumer's and the operator's doing included."""
+        install()
+        return _heard[0]
 
     @property
     def _root(self) -> str:

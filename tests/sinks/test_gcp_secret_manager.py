@@ -1,5 +1,6 @@
 """The Google Secret Manager sink: the shared contract for each format, and what only versions and etags bring."""
 
+import base64
 import json
 import os
 import socket
@@ -39,7 +40,7 @@ from rotator.model import Place
 from rotator.secret import Secret
 from rotator.sinks import _google
 from rotator.sinks._google import Endpoint, SecretManager, crc32c
-from tests.servers.faulty import Fault, Reply
+from tests.servers.faulty import Fault, Reply, Request
 from tests.servers.gcp import GcpServer, said
 from tests.servers.gcp import crc32c as slowly
 from tests.sinks.contract import CANARY, Harness, SinkContract, facts, mint, raising_without_secret
@@ -66,6 +67,7 @@ def server(running: GcpServer) -> GcpServer:
     """Empty it."""
     for kept in (running.secrets, running.denied, running.faults, running.requests, running.before_add):
         kept.clear()
+    running.refused = lambda _: False
     return running
 
 
@@ -101,7 +103,8 @@ class GcpHarness:
 
     def __init__(self, server: GcpServer, sink: Any, block: dict[str, object]) -> None:
         self.server, self.sink, self.block = server, sink, block
-        self.sibling = None if block.get("format") == "raw" else {**block, "fields": {"other": "{secret}"}}
+        is_raw = block.get("format") == "raw"
+        self.sibling = {**block, **({"secret": "raw-{name}-too"} if is_raw else {"fields": {"other": "{secret}"}})}
         self._neighbour, self._annotation = NEIGHBOUR, "kept"
 
     def read(self, place: Place) -> str | None:
@@ -295,6 +298,22 @@ def test_the_version_before_is_disabled_where_wanted(server: GcpServer, sink: An
     assert versions[-1]["state"] == "ENABLED"
 
 
+def test_only_the_version_that_was_replaced_is_disabled(server: GcpServer, sink: Any) -> None:
+    """What stood before a value that was found there is nobody's of ours; what could not be disabled is later."""
+    place = place_of(sink, disable_previous=True)
+    server.put(name_of(place), b'{"token": "older"}')
+    server.put(name_of(place), json.dumps({"token": CANARY}).encode())
+    sink.deliver(place, mint())
+    states = [row["state"] for row in server.secrets[name_of(place)]["versions"]]
+    assert states == ["ENABLED", "ENABLED"]
+    server.faults.append(Fault("POST", ":disable", said(500)))
+    with raising_without_secret(OutcomeUnknown):
+        sink.deliver(place, mint(f"{CANARY}-new", 2))
+    sink.deliver(place, mint(f"{CANARY}-new", 2))
+    states = [row["state"] for row in server.secrets[name_of(place)]["versions"]]
+    assert states == ["ENABLED", "DISABLED", "ENABLED"]
+
+
 def test_a_write_without_an_answer_makes_no_second_version(server: GcpServer, sink: Any) -> None:
     """An add that took effect unseen is found by its value when it is delivered again."""
     place = place_of(sink, create=True)
@@ -331,6 +350,16 @@ def test_a_version_that_came_between_keeps_its_keys(server: GcpServer, sink: Any
     latest = json.loads(server.read(name_of(place)) or b"")
     assert latest == {"theirs": 3, "token": CANARY}
     assert receipt.version == str(len(server.secrets[name_of(place)]["versions"]))
+
+
+def test_two_first_writers_lose_no_key(server: GcpServer, sink: Any) -> None:
+    """Both found no version yet: whose add comes second finds the first one's keys by its number, and keeps them."""
+    place = place_of(sink, create=True)
+    sink.preflight(place)
+    server.before_add.append(lambda: server.put(name_of(place), b'{"theirs": 1.50}'))
+    receipt = sink.deliver(place, mint())
+    assert server.read(name_of(place)) == b'{"theirs": 1.50, "token": "%s"}' % CANARY.encode()
+    assert (receipt.version, sink.read_back(place).mint_id) == ("3", "mint-1")
 
 
 def test_two_writers_of_one_object_both_stay(server: GcpServer) -> None:
@@ -441,6 +470,19 @@ def test_a_value_beyond_googles_size_is_refused(server: GcpServer, sink: Any) ->
     sink.preflight(place)
     with raising_without_secret(Permanent, match="64 KiB"):
         sink.deliver(place, mint(CANARY * 2000))
+    assert not server.calls("POST", ":addVersion")
+
+
+def test_a_place_without_room_is_refused_before_the_rotation(server: GcpServer, sink: Any) -> None:
+    """Neighbours that leave a new value no room are found by the preflight, while the old token still lives."""
+    place = place_of(sink)
+    for filled, fits in ((64 * 1024 - 6000, True), (64 * 1024 - 4000, False), (64 * 1024 - 20, False)):
+        server.put(name_of(place), json.dumps({"theirs": "x" * filled}).encode())
+        if fits:
+            sink.preflight(place)
+        else:
+            with raising_without_secret(Permanent, match="no room is left"):
+                sink.preflight(place)
     assert not server.calls("POST", ":addVersion")
 
 
@@ -649,20 +691,24 @@ def test_default_credentials_come_from_the_environment(server: GcpServer, tmp_pa
     assert not server.requests
 
 
-def test_a_service_account_of_the_environment_delivers(server: GcpServer, tmp_path: Path) -> None:
-    """The whole way as an operator has it: `build`, the default credentials, a preflight, a delivery."""
+def service_account(key_id: str) -> dict[str, str]:
+    """Return what a key file of a service account holds; its tokens are signed here, nobody else is asked for them."""
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    key = {
+    return {
         "type": "service_account",
         "project_id": "acme",
-        "private_key_id": "1",
+        "private_key_id": key_id,
         "private_key": private.decode(),
         "client_email": "rotator@acme.iam.gserviceaccount.com",
         "token_uri": "http://127.0.0.1:1/",
     }
-    (tmp_path / "key.json").write_text(json.dumps(key))
+
+
+def test_a_service_account_of_the_environment_delivers(server: GcpServer, tmp_path: Path) -> None:
+    """The whole way as an operator has it: `build`, the default credentials, a preflight, a delivery."""
+    (tmp_path / "key.json").write_text(json.dumps(service_account("1")))
     script = f"""
         from pathlib import Path
         from rotator import sinks
@@ -677,6 +723,32 @@ def test_a_service_account_of_the_environment_delivers(server: GcpServer, tmp_pa
     shown = ran(script, {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "key.json")})
     assert shown == "Receipt(location='projects/acme/secrets/astro-svc-airflow#token', version='1')\n"
     assert all(request.headers["authorization"].startswith("Bearer ey") for request in server.requests)
+
+
+def test_a_renewed_key_file_is_used_at_the_next_login(
+    server: GcpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once Google takes the old key no more, what lies in the file now is read, without a restart."""
+    path = tmp_path / "key.json"
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+    path.write_text(json.dumps(service_account("old")))
+    sink = GCP.build("gcp", GCP.Options(project="acme", endpoint=server.url), tmp_path)
+    place = place_of(sink, create=True)
+    sink.preflight(place)
+    sink.deliver(place, mint())
+    path.write_text(json.dumps(service_account("new")))
+    server.refused = lambda request: key_of(request) == "old"
+    with raising_without_secret(CredentialRejected):
+        sink.read_back(place)
+    assert sink.read_back(place).secret == Secret(CANARY)
+    assert key_of(server.requests[-1]) == "new"
+    sink.close()
+
+
+def key_of(request: Request) -> str:
+    """Return the id of the key that signed the token which a request shows."""
+    head = request.headers["authorization"].removeprefix("Bearer ").partition(".")[0]
+    return json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))["kid"]
 
 
 def test_without_the_sdk_the_fix_is_named() -> None:

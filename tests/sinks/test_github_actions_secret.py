@@ -89,10 +89,12 @@ class GitHubHarness:
     kind = "github_actions_secret"
     is_readable = False
     retry_after = timedelta(seconds=7)
+    neighbour = "theirs"
 
     def __init__(self, server: GitHubServer, sink: Any, token: Path, block: dict[str, object], folder: str) -> None:
         self.server, self.sink, self.block, self.folder = server, sink, block, folder
         self._token = token
+        self.sibling = {**block, "name": "SECOND_{name}"}
 
     def read(self, place: Place) -> str | None:
         """Read it as a workflow does."""
@@ -106,11 +108,12 @@ class GitHubHarness:
 
     def plant_neighbour(self, place: Place) -> None:
         """Set another secret."""
-        self.server.put(self.folder, "NEIGHBOUR", "theirs", visibility="all")
+        self.server.put(self.folder, "NEIGHBOUR", self.neighbour, visibility="all")
 
     def neighbour_is_whole(self, place: Place) -> bool:
         """Look at it."""
-        return self.server.folders[self.folder]["NEIGHBOUR"]["value"] == "theirs"
+        row = self.server.folders[self.folder]["NEIGHBOUR"]
+        return (row["value"], row["visibility"]) == (self.neighbour, "all")
 
     @contextmanager
     def broken(self, place: Place) -> Iterator[None]:
@@ -151,6 +154,18 @@ class GitHubHarness:
     def reads_fail(self, place: Place) -> AbstractContextManager[None]:
         """Fail what reads, also the key to seal with."""
         return self._failing(Fault("GET", reply=said(502, "theirs")))
+
+    @contextmanager
+    def edited_meanwhile(self, place: Place) -> Iterator[None]:
+        """Set the neighbour anew once the key to seal with was fetched."""
+
+        def edit() -> None:
+            self.neighbour = "edited"
+            self.plant_neighbour(place)
+
+        self.server.before_put.append(edit)
+        yield
+        assert not self.server.before_put
 
     def calls(self) -> int:
         """Count them."""
@@ -313,6 +328,21 @@ def test_a_key_that_was_replaced_is_fetched_anew(server: GitHubServer, sink: Any
     with raising_without_secret(Permanent, match=r"refused \(422\)"):
         sink.deliver(place, mint())
     assert len(server.calls("PUT")) == 4
+
+
+@pytest.mark.parametrize("status", [200, 202, 203, 206])
+@pytest.mark.parametrize("body", [b"<html>theirs</html>", b"", b"{}"])
+def test_only_githubs_own_success_is_a_delivery(server: GitHubServer, sink: Any, status: int, body: bytes) -> None:
+    """A put is answered with 201 or 204: any other success is that of a box on the way, and nothing was delivered."""
+    place = place_of(sink)
+    folder, name = BLOCKS["repository"][1], place.location.partition("#")[2]
+    server.put(folder, name, OTHER)
+    server.faults.append(Fault("PUT", reply=Reply(status, body)))
+    with raising_without_secret(Permanent, OutcomeUnknown, match="check api_url"):
+        sink.deliver(place, mint())
+    assert server.folders[folder][name]["value"] == OTHER
+    sink.deliver(place, mint())
+    assert server.folders[folder][name]["value"] == CANARY
 
 
 def test_keys_are_not_kept_between_deliveries(server: GitHubServer, sink: Any) -> None:

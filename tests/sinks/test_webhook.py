@@ -10,7 +10,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -88,15 +88,13 @@ class AskedReceiver(Receiver):
 
 
 class WebhookHarness:
-    """The receiver's side.
-
-    There is no `edited_meanwhile`: a delivery is one request, and the sink reads nothing before it.
-    """
+    """The receiver's side."""
 
     kind = "webhook"
     is_readable = False
     retry_after = timedelta(seconds=7)
     sibling: dict[str, object] = {"key": "{policy}/{name}/second"}  # noqa: RUF012 - as the protocol declares it
+    lacks: Mapping[str, str] = {"edited_meanwhile": "a delivery is one request, and nothing is read before it"}
 
     def __init__(self, base: Path, path: str) -> None:
         self.receiver = AskedReceiver(base / "store.json", KEYS[:1])
