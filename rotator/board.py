@@ -298,7 +298,9 @@ class Board:
                     wakes[row.policy] = min(row.wake_at, wakes.get(row.policy, _NEVER))
                 yield row
 
-        kept = tuple(heapq.nsmallest(max(self._max_tokens, self._max_series), rows(), key=_urgency))
+        most = max(self._max_tokens, self._max_series)
+        # asked for none, nsmallest would not read the rows at all
+        kept = tuple(heapq.nsmallest(max(1, most), rows(), key=_urgency))[:most]
         with self._lock:
             self._tokens[provider], self._counts[provider] = kept, dict(counts)
             self._wakes[provider], self._looked_at[provider] = wakes, at
