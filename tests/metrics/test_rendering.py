@@ -195,6 +195,7 @@ def test_a_step_tells_how_long_it_took(tmp_path: Path) -> None:
     assert EventName.CREDENTIAL_READ not in remembered
     known = {
         "time", "seq", "event", "actor", "instance", "policy", "provider", "token", "rotation_id", "sink", "location",
-        "version", "outcome", "reason", "step", "error", "message", "prev_hash", "hash",
+        "version", "outcome", "reason", "step", "error", "message", "deadline", "expires_at", "tokens", "prev_hash",
+            "hash",
     }  # fmt: skip
     assert {key for line in lines for key in json.loads(line)} <= known
