@@ -108,6 +108,8 @@ def test_what_lags_is_known_by_sink_and_policy(tmp_path: Path) -> None:
     assert ([sink.behind for sink in before.sinks], [sink.behind for sink in after.sinks]) == ([0], [1])
     assert [provider.skew is not None for provider in after.providers] == [True]
     assert after.credentials == {"env:X": NOW}
-    board.configure(replace(bench.config, providers={"other": bench.config.providers["astro"]}, policies=()), NOW)
+    board.configure(
+        replace(bench.config, providers={"other": bench.config.providers["astro"]}, policies=(), sinks={}), NOW
+    )
     gone = board.snapshot(NOW)
     assert (gone.retirements, gone.credentials, gone.sinks, gone.tokens) == ({}, {}, (), ())
