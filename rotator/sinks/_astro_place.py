@@ -6,10 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-import msgspec
-
 from rotator.errors import Permanent
-from rotator.model import Place
 from rotator.sinks._naming import Naming
 from rotator.templates import Template
 
@@ -70,16 +67,6 @@ class Target:
     field: str = ""
     secret: bool = True
     connection: dict[str, str | int] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def of(cls, place: Place) -> "Target":
-        """Return what a place says."""
-        try:
-            return msgspec.convert(place.options, cls)
-        except msgspec.ValidationError:
-            raise Permanent(
-                f"{place.location}: was journalled by a version of rotator that is not compatible"
-            ) from None
 
     @property
     def home(self) -> str:

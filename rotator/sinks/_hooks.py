@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
-import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from rotator.credentials import Reference
-from rotator.errors import Permanent
-from rotator.model import Mint, Place
+from rotator.model import Mint
 from rotator.sinks._naming import Naming
 from rotator.templates import PLACEHOLDERS
 from rotator.text import visible
@@ -64,16 +62,6 @@ class Target:
     key: str
     facts: dict[str, str]
     path: str = ""
-
-    @classmethod
-    def of(cls, place: Place) -> "Target":
-        """Return it as `builtins` gave it."""
-        try:
-            return msgspec.convert(place.options, cls)
-        except msgspec.ValidationError:
-            raise Permanent(
-                f"{place.location}: was journalled by a version of rotator that is not compatible"
-            ) from None
 
     def builtins(self) -> dict[str, object]:
         """Return it as it is journalled."""

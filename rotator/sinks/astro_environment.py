@@ -40,6 +40,7 @@ from rotator.sinks._astro_known import Known
 from rotator.sinks._astro_objects import ObjectShelf
 from rotator.sinks._astro_place import EXTRA, Kind, Target, check_key, id_of, id_template, key_of
 from rotator.sinks._astro_shelf import Seen, Shelf
+from rotator.sinks._journalled import journalled
 from rotator.text import visible
 from rotator.timing import parse_duration
 
@@ -237,7 +238,7 @@ class AstroEnvironmentSink:
 
     def preflight(self, place: Place) -> None:
         """See `ports.Sink`: the container is read, and the credential is not known to be too weak to write it."""
-        target = Target.of(place)
+        target = journalled(Target, place)
         with _named(place):
             self._refuse_own(target)
             shelf = self._shelves[target.kind]
@@ -246,13 +247,13 @@ class AstroEnvironmentSink:
 
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`."""
-        target = Target.of(place)
+        target = journalled(Target, place)
         with _named(place), self._alone(target.container):
             return Receipt(place.location, self._delivered(target, mint))
 
     def read_back(self, place: Place) -> Held:
         """See `ports.Sink`."""
-        target = Target.of(place)
+        target = journalled(Target, place)
         with _named(place):
             seen = self._shelves[target.kind].read(target)
         if not seen.exists:

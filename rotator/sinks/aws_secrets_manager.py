@@ -25,6 +25,7 @@ from rotator.model import Grade, Held, Mint, Place, Receipt
 from rotator.secret import Secret
 from rotator.sinks._aws import Answer, AwsOptions, Call, Content, ContentOptions, Service, tags_of
 from rotator.sinks._fields import SAMPLE, used_facts
+from rotator.sinks._journalled import journalled
 from rotator.sinks._naming import Naming
 from rotator.text import visible
 
@@ -79,15 +80,6 @@ class _Target:
     metadata: bool = True
     create: bool = False
     replica_check: bool = False
-
-    @classmethod
-    def of(cls, place: Place) -> "_Target":
-        try:
-            return msgspec.convert(place.options, cls)
-        except msgspec.ValidationError:
-            raise Permanent(
-                f"{place.location}: was journalled by a version of rotator that is not compatible"
-            ) from None
 
     @property
     def where(self) -> str:
@@ -145,7 +137,7 @@ class SecretsManagerSink:
 
     def preflight(self, place: Place) -> None:
         """See `ports.Sink`. Nothing is written: both write operations are called so that they cannot have an effect."""
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         described = self._described(target)
         if described is None:
             if not target.create:
@@ -163,7 +155,7 @@ class SecretsManagerSink:
 
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`. If the content would not change, nothing is put."""
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         for _ in range(_ROUNDS):
             version = self._round(target, mint)
             if version:
@@ -175,7 +167,7 @@ class SecretsManagerSink:
 
     def read_back(self, place: Place) -> Held:
         """See `ports.Sink`. The mint id is that of the version, but not beside keys of others: they may be newer."""
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         current = self._current(target)
         secret = target.content.value(current.value) if current else None
         if current is None or not secret:

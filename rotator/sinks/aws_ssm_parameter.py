@@ -24,6 +24,7 @@ from rotator.model import Grade, Held, Mint, Place, Receipt
 from rotator.secret import Secret
 from rotator.sinks._aws import AwsOptions, Call, Content, ContentOptions, Service, tags_of
 from rotator.sinks._fields import SAMPLE, used_facts
+from rotator.sinks._journalled import journalled
 from rotator.sinks._naming import Naming
 
 # The permission to put is tried out without effect, that to encrypt with the KMS key is not; see `_try_writing`.
@@ -82,15 +83,6 @@ class _Target:
     tags: dict[str, str] = field(default_factory=dict)
     metadata: bool = True
 
-    @classmethod
-    def of(cls, place: Place) -> "_Target":
-        try:
-            return msgspec.convert(place.options, cls)
-        except msgspec.ValidationError:
-            raise Permanent(
-                f"{place.location}: was journalled by a version of rotator that is not compatible"
-            ) from None
-
     @property
     def where(self) -> str:
         return self.content.where(self.name)
@@ -136,7 +128,7 @@ class ParameterSink:
 
     def preflight(self, place: Place) -> None:
         """See `ports.Sink`. Nothing is written: the put that shows that we may cannot have an effect."""
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         current = self._read(target)
         _check(target, current.value if current else Secret(""), SAMPLE, _SPARE)
         if current is not None:
@@ -145,7 +137,7 @@ class ParameterSink:
 
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`. If the content would not change, nothing is put."""
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         current, put = self._read(target), None
         for _ in range(_ROUNDS):
             before = current.value if current else Secret("")
@@ -160,7 +152,7 @@ class ParameterSink:
 
     def read_back(self, place: Place) -> Held:
         """See `ports.Sink`."""
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         current = self._read(target)
         secret = target.content.value(current.value) if current else None
         if current is None or not secret:

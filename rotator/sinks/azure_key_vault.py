@@ -22,6 +22,7 @@ from rotator.credentials import Reference
 from rotator.errors import NotFound, Permanent
 from rotator.model import Grade, Held, Mint, Place, Receipt
 from rotator.sinks._azure import ABSENT, DISABLED, KeyVault, Login, Vault, Version, Wanted, credential_of
+from rotator.sinks._journalled import journalled
 from rotator.sinks._naming import Naming
 from rotator.sinks._payload import Payload, PayloadOptions
 from rotator.sinks._web import SecretReference, Turns, WebOptions, checked_url, sound, trusted
@@ -90,15 +91,6 @@ class _Target:
     payload: Payload
     expires: bool = False
 
-    @classmethod
-    def of(cls, place: Place) -> "_Target":
-        try:
-            return msgspec.convert(place.options, cls)
-        except msgspec.ValidationError:
-            raise Permanent(
-                f"{place.location}: was journalled by a version of rotator that is not compatible"
-            ) from None
-
 
 def build(name: str, options: Options, base: Path) -> "AzureKeyVaultSink":
     """See `rotator.sinks`."""
@@ -140,7 +132,7 @@ class AzureKeyVaultSink:
     def preflight(self, place: Place) -> None:
         """See `ports.Sink`."""
         self._azure.require_sdk()
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         held = self._current(target, place.location)
         if held is None:
             self._azure.refuse_deleted(target.name, place.location)
@@ -150,7 +142,7 @@ class AzureKeyVaultSink:
 
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`. A value that is there already, of this mint, is not written again."""
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         with self._turns.of(target.name):
             held = self._current(target, place.location)
             content = held.content if held else None
@@ -167,7 +159,7 @@ class AzureKeyVaultSink:
 
     def read_back(self, place: Place) -> Held:
         """See `ports.Sink`."""
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         outcome = self._azure.current(target.name)
         held = sound(outcome, place.location, is_write=False)
         secret = target.payload.secret(held.content)

@@ -26,6 +26,7 @@ from rotator.model import Grade, Held, Mint, Place, Receipt
 from rotator.sinks import _child, _hooks
 from rotator.sinks._child import End, Fate, Program
 from rotator.sinks._hooks import Action, Target
+from rotator.sinks._journalled import journalled
 from rotator.timing import parse_duration, stamp
 
 PREFLIGHT_GRADE = Grade.NONE
@@ -177,12 +178,12 @@ class ExecSink:
         if self._preflight:
             self._asked(place, Action.PREFLIGHT)
         else:
-            Target.of(place)
+            journalled(Target, place)
             self._program(place, Action.PREFLIGHT)
 
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`. The program is run again for a mint it has: only it knows what it holds."""
-        target, program = Target.of(place), self._program(place, Action.DELIVER)
+        target, program = journalled(Target, place), self._program(place, Action.DELIVER)
         failure = delivery_failure(place.location, _child.run(program, _hooks.delivery(target, mint) + b"\n"))
         if failure is not None:
             raise failure
@@ -207,7 +208,7 @@ class ExecSink:
 
     def _asked(self, place: Place, action: Action) -> End:
         """Run the program without a secret; raises Temporary or Permanent unless it exits 0."""
-        given = _hooks.question(action, Target.of(place), stamp(self._now())) + b"\n"
+        given = _hooks.question(action, journalled(Target, place), stamp(self._now())) + b"\n"
         end = _child.run(self._program(place, action), given, listen=action is Action.VERIFY)
         failure = question_failure(place.location, end)
         if failure is not None:

@@ -23,6 +23,7 @@ from rotator.recent import Recent
 from rotator.secret import Secret
 from rotator.sinks import _env, _folder, _json
 from rotator.sinks._fields import SAMPLE, check_fields, secret_key, used_facts
+from rotator.sinks._journalled import journalled
 from rotator.sinks._paths import parse_path, relative_path
 from rotator.templates import SECRET_FIELD, render_fields
 from rotator.text import visible
@@ -123,15 +124,6 @@ class _Target:
     fields: dict[str, str] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, place: Place) -> "_Target":
-        try:
-            return msgspec.convert(place.options, cls)
-        except msgspec.ValidationError:
-            raise Permanent(
-                f"{place.location}: was journalled by a version of rotator that is not compatible"
-            ) from None
-
     @property
     def secret_key(self) -> str:
         """The key that is read back."""
@@ -175,7 +167,7 @@ class FileSink:
 
     def preflight(self, place: Place) -> None:
         """See `ports.Sink`."""
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         with _folder.translated(place.location), self._tidy(target) as folder:
             existing = _folder.read(folder, target.names[-1])
             _refuse_unmergeable(target, existing)
@@ -185,7 +177,7 @@ class FileSink:
 
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`. If the content would not change, nothing is written but what is there is made durable."""
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         with _folder.translated(place.location), self._tidy(target) as folder:
             version = _write(folder, target, mint)
         return Receipt(place.location, version)
@@ -195,7 +187,7 @@ class FileSink:
 
     def read_back(self, place: Place) -> Held:
         """See `ports.Sink`. Line ends that an editor left behind the secret of a raw file are not part of it."""
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         with _folder.translated(place.location):
             return _held(target)
 

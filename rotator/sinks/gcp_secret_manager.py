@@ -19,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from rotator.errors import Forbidden, NotFound, OutcomeUnknown, Permanent
 from rotator.model import Grade, Held, Mint, Place, Receipt
 from rotator.sinks._google import STALE, UNSTABLE, Endpoint, SecretManager, Version
+from rotator.sinks._journalled import journalled
 from rotator.sinks._naming import Naming
 from rotator.sinks._payload import Content, Mark, Payload, PayloadOptions
 from rotator.sinks._web import Fault, Turns, WebOptions, checked_url, sound, trusted
@@ -110,15 +111,6 @@ class _Target:
     regions: list[str] = field(default_factory=list)
     disable_previous: bool = False
 
-    @classmethod
-    def of(cls, place: Place) -> "_Target":
-        try:
-            return msgspec.convert(place.options, cls)
-        except msgspec.ValidationError:
-            raise Permanent(
-                f"{place.location}: was journalled by a version of rotator that is not compatible"
-            ) from None
-
 
 def build(name: str, options: Options, base: Path) -> "GcpSecretManagerSink":
     """See `rotator.sinks`."""
@@ -153,7 +145,7 @@ class GcpSecretManagerSink:
     def preflight(self, place: Place) -> None:
         """See `ports.Sink`. Where a block says so, a secret that is missing is made, without a version."""
         self._google.require_sdk()
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         if self._google.described(target.secret, place.location) is None:
             if not target.create:
                 raise Permanent(f"{place.location}: there is no such secret; make it, or set create = true")
@@ -168,13 +160,13 @@ class GcpSecretManagerSink:
 
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`. A value that is there already is not written again."""
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         with self._turns.of(target.secret):
             return self._delivered(target, place, mint)
 
     def read_back(self, place: Place) -> Held:
         """See `ports.Sink`."""
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         seen = self._google.described(target.secret, place.location)
         if seen is None:
             raise NotFound(f"{place.location}: there is no such secret")

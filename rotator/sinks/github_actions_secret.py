@@ -25,6 +25,7 @@ from rotator.errors import ConfigError, Forbidden, NotFound, OutcomeUnknown, Per
 from rotator.model import Grade, Held, Mint, Place, Receipt
 from rotator.secret import Secret
 from rotator.sinks._github import Answer, GitHub, decoded, failure
+from rotator.sinks._journalled import journalled
 from rotator.sinks._naming import Naming
 from rotator.sinks._web import SecretReference, WebOptions, checked_url, trusted
 from rotator.text import visible
@@ -113,15 +114,6 @@ class _Target:
     visibility: str = ""
     selected: list[int] = field(default_factory=list)
 
-    @classmethod
-    def of(cls, place: Place) -> "_Target":
-        try:
-            return msgspec.convert(place.options, cls)
-        except msgspec.ValidationError:
-            raise Permanent(
-                f"{place.location}: was journalled by a version of rotator that is not compatible"
-            ) from None
-
     @property
     def path(self) -> str:
         return f"{self.folder}/{self.name}"
@@ -185,13 +177,13 @@ class GitHubActionsSecretSink:
     def preflight(self, place: Place) -> None:
         """See `ports.Sink`."""
         _sealed_box(self.name)
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         self._key(target, place.location)
         self._row(target, place.location)
 
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`. It cannot be seen what is there, so it is written always."""
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         if len(mint.secret.encoded()) > _LARGEST:
             raise Permanent(f"{place.location}: the value is larger than the 48 KB that GitHub keeps")
         access = self._access(target, place.location)
@@ -204,7 +196,7 @@ class GitHubActionsSecretSink:
 
     def read_back(self, place: Place) -> Held:
         """See `ports.Sink`. A 404 counts only while the key beside it can be read: else it may hide anything."""
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         row = self._row(target, place.location)
         if row is None:
             self._key(target, place.location)

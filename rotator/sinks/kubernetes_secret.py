@@ -29,6 +29,7 @@ from rotator.errors import NotFound, Permanent, RotatorError, Temporary
 from rotator.model import Grade, Held, Mint, Place, Receipt
 from rotator.secret import Secret
 from rotator.sinks._fields import SAMPLE, FieldsOptions, secret_key, used_facts
+from rotator.sinks._journalled import journalled
 from rotator.sinks._kube_api import Access, Answer, KubeApi, Request, require_sdk
 from rotator.sinks._kube_failures import failure
 from rotator.sinks._naming import Naming
@@ -190,15 +191,6 @@ class _Target:
     restart: tuple[tuple[str, str], ...] = ()
     restart_on_create: bool = False
 
-    @classmethod
-    def of(cls, place: Place) -> "_Target":
-        try:
-            return msgspec.convert(place.options, cls)
-        except msgspec.ValidationError:
-            raise Permanent(
-                f"{place.location}: was journalled by a version of rotator that is not compatible"
-            ) from None
-
     @property
     def key(self) -> str:
         """The key that is read back."""
@@ -321,7 +313,7 @@ class KubernetesSecretSink:
 
     def preflight(self, place: Place) -> None:
         """See `ports.Sink`. The write is made with a probe for a secret, and the server told not to keep it."""
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         self._write(place.location, target, _PROBE, dry_run=True)
         for kind, name in target.restart:
             where, request = f"{place.location}: {kind}/{name}", _rollout(target, kind, name, _PROBE, dry_run=True)
@@ -332,11 +324,11 @@ class KubernetesSecretSink:
 
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`. If every key holds its value already, nothing is written: readers may watch the object."""
-        return Receipt(place.location, self._write(place.location, _Target.of(place), mint, dry_run=False))
+        return Receipt(place.location, self._write(place.location, journalled(_Target, place), mint, dry_run=False))
 
     def read_back(self, place: Place) -> Held:
         """See `ports.Sink`. A line end behind the secret, as `echo` leaves one, is not part of it."""
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         existing = self._read(place.location, target)
         if existing is None:
             self._require_namespace(place.location, target)
@@ -353,7 +345,7 @@ class KubernetesSecretSink:
         A workload names the mint in an annotation of its pod template, so repeating changes nothing. Those behind one
         that cannot be rolled out are tried all the same.
         """
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         if not target.restart or not self._is_change(place.location, target, mint):
             return
         problems = [

@@ -33,6 +33,7 @@ from rotator.model import Grade, Held, Mint, Place, Receipt
 from rotator.secret import Secret
 from rotator.sinks import _vault_kv as kv
 from rotator.sinks._fields import SAMPLE, FieldsOptions, secret_key, used_facts
+from rotator.sinks._journalled import journalled
 from rotator.sinks._naming import Naming
 from rotator.sinks._payload import Mark
 from rotator.sinks._vault_calls import Answer, Call, Failure, failed, refusal
@@ -135,15 +136,6 @@ class _Target:
     facts: dict[str, str] = field(default_factory=dict)
     delete_previous: bool = False
 
-    @classmethod
-    def of(cls, place: Place) -> "_Target":
-        try:
-            return msgspec.convert(place.options, cls)
-        except msgspec.ValidationError:
-            raise Permanent(
-                f"{place.location}: was journalled by a version of rotator that is not compatible"
-            ) from None
-
     @property
     def spot(self) -> Spot:
         return Spot(self.namespace, self.mount, self.path, self.kv)
@@ -224,7 +216,7 @@ class VaultSink:
 
     def preflight(self, place: Place) -> None:
         """See `ports.Sink`. A mount that demands check-and-set is fine: all writes to version 2 use it."""
-        target, ask, where = _Target.of(place), self._asking(place.location), place.location
+        target, ask, where = journalled(_Target, place), self._asking(place.location), place.location
         kv.confirm(target.spot, ask, where)
         wanted: dict[str, tuple[str, ...]] = {target.spot.data: _NEEDS}
         if target.delete_previous:
@@ -236,7 +228,7 @@ class VaultSink:
 
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`. Where all fields stand as they shall, the secret itself is not written."""
-        target, ask, where = _Target.of(place), self._asking(place.location), place.location
+        target, ask, where = journalled(_Target, place), self._asking(place.location), place.location
         fields = kv.rendered(render_fields(target.fields, mint, target.facts))
         # Held until the metadata is written too: the next of our threads carries it along.
         with self._writing[zlib.crc32(f"{target.mount}/{target.path}".encode()) % _LOCKS]:
@@ -255,7 +247,7 @@ class VaultSink:
 
     def read_back(self, place: Place) -> Held:
         """See `ports.Sink`. The mint is known as long as the key's mark counts."""
-        target = _Target.of(place)
+        target = journalled(_Target, place)
         content = kv.read(target.spot, self._asking(place.location), place.location)
         secret = _secret_in(content, target.key, place.location)
         if target.kv == 1:

@@ -48,6 +48,7 @@ from rotator.model import Grade, Held, Mint, Place, Receipt
 from rotator.secret import Secret
 from rotator.sinks import _hooks, _post
 from rotator.sinks._hooks import Action, Target
+from rotator.sinks._journalled import journalled
 from rotator.sinks._naming import Naming
 from rotator.sinks._post import Answer, Fate, Fault, Files, Line, Request, Trust
 from rotator.templates import Template
@@ -227,7 +228,7 @@ class WebhookSink:
         """See `ports.Sink`. Sent again with the same id whatever the receiver holds: it tells repetitions by the id."""
         if not _ID.fullmatch(mint.id):
             raise Permanent(f"{place.location}: the mint's id cannot stand in a header")
-        target = Target.of(place)
+        target = journalled(Target, place)
         answer = self._sent(target, delivery_id(target, mint), lambda: _hooks.delivery(target, mint))
         failure = delivery_failure(place.location, answer, self._moment(), mint.id)
         if failure is not None:
@@ -253,7 +254,7 @@ class WebhookSink:
 
     def _asked(self, place: Place, action: Action) -> Answer:
         """Send an event without a secret; raises Temporary or Permanent unless the receiver accepts it."""
-        target, moment = Target.of(place), self._moment()
+        target, moment = journalled(Target, place), self._moment()
         body = _hooks.question(action, target, stamp(moment))
         answer = self._sent(target, f"{action}_{uuid.uuid4().hex}", lambda: body)
         failure = question_failure(place.location, answer, moment)
