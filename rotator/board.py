@@ -149,6 +149,7 @@ class Snapshot:
         config_problem: Why a newer one was refused; empty if none was.
         retirements: Old secrets that are still to be ended, by policy.
         credentials: When our own credentials expire, by the reference that they are read from.
+        max_series: With more tokens in all, none of them has series of its own.
     """
 
     at: datetime
@@ -164,6 +165,7 @@ class Snapshot:
     config_problem: str = ""
     retirements: Mapping[str, int] = field(default_factory=dict)
     credentials: Mapping[str, datetime] = field(default_factory=dict)
+    max_series: int = MAX_TOKENS
 
     @property
     def total(self) -> int:
@@ -206,6 +208,7 @@ class Board:
     def __init__(self, started_at: datetime, max_tokens: int = MAX_TOKENS) -> None:
         self._lock = threading.Lock()
         self._max_tokens = max_tokens
+        self._max_series = 0
         self._started_at = started_at
         self._tokens: dict[str, tuple[TokenRow, ...]] = {}
         self._counts: dict[str, Mapping[tuple[str, str], int]] = {}
@@ -231,6 +234,7 @@ class Board:
         *,
         channels: Iterable[str] = (),
         hooks: Iterable[str] = (),
+        max_series: int = MAX_TOKENS,
     ) -> None:
         """Show another configuration: what it still names keeps what is known of it, the rest vanishes.
 
@@ -239,6 +243,7 @@ class Board:
             providers, sinks: Name to type.
             at: When it was loaded, UTC.
             channels, hooks: Names of what notifies, and of what runs.
+            max_series: `[metrics] max_tokens`; at least so many rows of a provider are kept from the next look on.
         """
         with self._lock:
             self._policies = {policy.name: _policy_row(policy, self._policies) for policy in policies}
@@ -254,6 +259,7 @@ class Board:
                     known.pop(name)
             self._credentials = {key: own for key, own in self._credentials.items() if own.provider in providers}
             strategies = {name: row.strategy for name, row in self._policies.items()}
+            self._max_series = max_series
             named = (frozenset(providers), frozenset(sinks), frozenset(channels), frozenset(hooks))
             self._names = Names(strategies, *named)
             self._config_at, self._config_problem = at, ""
@@ -300,8 +306,9 @@ class Board:
                     wakes[row.policy] = min(row.wake_at, wakes.get(row.policy, _NEVER))
                 yield row
 
+        most = max(self._max_tokens, self._max_series)
         # asked for none, nsmallest would not read the rows at all
-        kept = tuple(heapq.nsmallest(max(1, self._max_tokens), rows(), key=_urgency))[: self._max_tokens]
+        kept = tuple(heapq.nsmallest(max(1, most), rows(), key=_urgency))[:most]
         with self._lock:
             self._tokens[provider], self._counts[provider] = kept, dict(counts)
             self._wakes[provider], self._looked_at[provider] = wakes, at
@@ -327,6 +334,7 @@ class Board:
                 rotations=tuple(reversed(self._rotations)),
                 config_at=self._config_at,
                 config_problem=self._config_problem,
+                max_series=self._max_series,
                 credentials={key: own.expires_at for key, own in self._credentials.items() if own.expires_at},
             )
         lacking: Counter[str] = _sum(behind)

@@ -84,6 +84,7 @@ UNRECORDED = frozenset(
         EventName.PREFLIGHT_FAILED,
         EventName.REQUEST_FINISHED,
         EventName.SERIES_OMITTED,
+        EventName.SERVER_EXPOSED,
         EventName.STEP_FINISHED,
     }
 )

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from rotator.board import Board, Snapshot
+from rotator.engine.deciding import plan
 from rotator.engine.standing import standings
 from rotator.events import Event, EventName
 from rotator.model import Outcome
@@ -83,3 +84,29 @@ def test_another_config_keeps_what_it_still_names(tmp_path: Path) -> None:
     assert (shown.config_problem, shown.config_at) == ("", later)
     assert [row.outcome for row in shown.policies] == ["failed"]
     assert [health.name for health in shown.sinks] == ["other"]
+
+
+def test_what_lags_is_known_by_sink_and_policy(tmp_path: Path) -> None:
+    """Sinks that lack a secret, old secrets still to be ended, clock skew and our credential's end are shown."""
+    with lab(tmp_path) as bench:
+        path = bench.config_path
+        path.write_text(path.read_text().replace("max_percent = 100", 'max_percent = 100\nstrategy = "overlap"'))
+        due, board = bench.due_ids(), configured(bench)
+        bench.sweep()
+        (tmp_path / "secrets" / due[0]).unlink()
+        assert bench.clock is not None
+        bench.clock.jump(timedelta(hours=25))
+        before = looked(bench, board)
+        with bench.app() as app:
+            plan(app.desks[0], app.desks[0].policies)  # it looks at the sinks, and mends nothing
+        for event in bench.events:
+            board(event)
+        board(Event(name=EventName.CREDENTIAL_READ, at=NOW, provider="astro", location="env:X", expires_at=NOW))
+        after = looked(bench, board)
+    assert before.retirements == {"services": len(due)}
+    assert ([sink.behind for sink in before.sinks], [sink.behind for sink in after.sinks]) == ([0], [1])
+    assert [provider.skew is not None for provider in after.providers] == [True]
+    assert after.credentials == {"env:X": NOW}
+    board.configure((), {"other": "astro"}, {}, NOW)
+    gone = board.snapshot(NOW)
+    assert (gone.retirements, gone.credentials, gone.sinks, gone.tokens) == ({}, {}, (), ())

@@ -38,10 +38,14 @@ class Publisher:
     @contextmanager
     def after(self, app: App) -> Iterator[None]:
         """Publish after the block, also if it raised; not if it was interrupted, for then every second counts."""
+        is_interrupted = False
         try:
             yield
+        except (KeyboardInterrupt, click.Abort):
+            is_interrupted = True
+            raise
         finally:
-            if self._board is not None and not app.stop.is_set():
+            if self._board is not None and not is_interrupted and not app.stop.is_set():
                 with suppress(OSError):  # whoever read standard error is gone
                     self._published(app, self._board)
 
@@ -59,9 +63,9 @@ class Publisher:
 
 def _board(config: Config) -> Board:
     now = SystemClock().now()
-    board = Board(now, config.metrics.max_tokens)
+    board, kinds = Board(now), {name: sink.kind for name, sink in config.sinks.items()}
     providers = {name: table.type for name, table in config.providers.items()}
-    board.configure(config.policies, providers, {name: sink.kind for name, sink in config.sinks.items()}, now)
+    board.configure(config.policies, providers, kinds, now, max_series=config.metrics.max_tokens)
     return board
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import click
 
-from rotator.board import MAX_TOKENS, Board
+from rotator.board import Board
 from rotator.cli.main import OK, config_option
 from rotator.cli.stopping import politely
 from rotator.clock import SystemClock
-from rotator.config import load
 from rotator.daemon.service import Service, Watchers
 from rotator.daemon.systemd import Systemd
 from rotator.logs import Log
@@ -24,11 +23,9 @@ from rotator.metrics import Metrics
 @config_option
 def run(config_path: Path) -> int:
     """Run the daemon: sweep on schedule until SIGTERM; SIGHUP, or a change of the file, reloads the config."""
-    config = load(config_path)
     now, log = SystemClock().now, Log(terminal=sys.stderr.isatty(), daemon=True)
-    most = config.metrics.max_tokens
-    board = Board(now(), max(most, MAX_TOKENS))
-    metrics = Metrics(board, now, log, most)
+    board = Board(now())
+    metrics = Metrics(board, now, log)
     service = Service(config_path, Watchers(board, [log, board, metrics], metrics.render, Systemd(os.environ)))
     with politely(service.halt, code=OK), _hangups(service):
         service.start()

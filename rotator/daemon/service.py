@@ -216,7 +216,8 @@ class Service:
         """Let a generation work; the one before it has ended."""
         config, now = generation.app.config, self._clock.now()
         kinds = {name: sink.kind for name, sink in config.sinks.items()}
-        self._board.configure(config.policies, {name: p.type for name, p in config.providers.items()}, kinds, now)
+        providers, most = {name: p.type for name, p in config.providers.items()}, config.metrics.max_tokens
+        self._board.configure(config.policies, providers, kinds, now, max_series=most)
         for name in generation.app.unserved():
             self._board.take(name, generation.app.unserved_standings(name), now)
         self._current = generation

@@ -46,7 +46,7 @@ def publish(config: Config, snapshot: Snapshot, tell: Emit, timeout_s: float = T
         tell: Told if the series of single tokens are left out.
         timeout_s: For connecting and waiting together.
     """
-    series = Series(tell, config.metrics.max_tokens)
+    series = Series(tell)
 
     def body(before: Successes) -> bytes:
         return state(_remembering(snapshot, before), series)

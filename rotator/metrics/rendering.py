@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from rotator.board import MAX_TOKENS, Board, Snapshot
+from rotator.board import Board, Snapshot
 from rotator.events import Event, EventName
 from rotator.metrics.counting import Counting
 from rotator.metrics.state import is_complete, service, standing, token_series
@@ -26,18 +26,17 @@ class Metrics:
     """Counts events, and renders counts and state; safe to use from many threads.
 
     Args:
-        board: Is told of the same events, and keeps at least `max_tokens` rows of a provider.
+        board: Is told of the same events; says what the configuration names.
         now: Returns the time, UTC.
         tell: Told once when the series of single tokens are left out.
-        max_tokens: With more tokens in all there is no series of a single one; 0 is never any.
     """
 
-    def __init__(self, board: Board, now: Callable[[], datetime], tell: Emit, max_tokens: int = MAX_TOKENS) -> None:
+    def __init__(self, board: Board, now: Callable[[], datetime], tell: Emit) -> None:
         self._board = board
         self._now = now
         self._registry = CollectorRegistry()
         self._counting = Counting(board, self._registry)
-        self._series = Series(tell, max_tokens)
+        self._series = Series(tell)
 
     def __call__(self, event: Event) -> None:
         """Count one event."""
@@ -94,27 +93,25 @@ class Series:
 
     Args:
         tell: Told when they are left out, once until they are back.
-        most: As many tokens have some; 0 is none ever.
     """
 
-    def __init__(self, tell: Emit, most: int) -> None:
+    def __init__(self, tell: Emit) -> None:
         self._tell = tell
-        self._most = most
         self._lock = threading.Lock()
         self._is_told = False
 
     def of(self, snapshot: Snapshot) -> bytes:
         """Return them; empty, and said once, if there are too many."""
-        if not self._most:
+        if not snapshot.max_series:
             return b""
-        most = min(self._most, len(snapshot.tokens))
+        most = min(snapshot.max_series, len(snapshot.tokens))
         is_omitted = snapshot.total > most
         with self._lock:
             is_news, self._is_told = is_omitted and not self._is_told, is_omitted
         if is_news:
             said = (
-                f"{snapshot.total} tokens are more than metrics.max_tokens = {self._most}: there are no series of"
-                " single tokens any more"
+                f"{snapshot.total} tokens are more than metrics.max_tokens = {snapshot.max_series}:"
+                " single tokens have no series any more"
             )
             self._tell(Event(name=EventName.SERIES_OMITTED, at=snapshot.at, message=said))
         return b"" if is_omitted else token_series(snapshot)

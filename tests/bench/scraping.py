@@ -27,9 +27,9 @@ def run() -> None:
 
 def scraped(tokens: int) -> None:
     """Print what one size costs."""
-    board = Board(NOW, tokens)
-    metrics = Metrics(board, lambda: NOW, lambda _: None, tokens)
-    board.configure((), {"astro": "astro"}, {}, NOW)
+    board = Board(NOW)
+    metrics = Metrics(board, lambda: NOW, lambda _: None)
+    board.configure((), {"astro": "astro"}, {}, NOW, max_series=tokens)
     board.take("astro", [standing(number) for number in range(tokens)], NOW)
     registry = CollectorRegistry()
     gauges = [Gauge(f"token_{n}", "A gauge.", ("policy", "token_id", "name"), registry=registry) for n in range(4)]

@@ -169,6 +169,9 @@ def test_states_are_streamed_and_lineages_read_in_bulk(bench: Lab) -> None:
                 reads.append(len(ids))
                 return app.reader.lineages(provider, ids)
 
+            def open_rotations(self, provider: str) -> object:
+                return app.reader.open_rotations(provider)
+
         counted = replace(desk, journal=Counting())  # type: ignore[arg-type]
         found = list(standings(counted, app.reader.every_lineage("astro")))
     assert len(found) == 3

@@ -16,12 +16,12 @@ from rotator.metrics import Metrics
 from tests.lab import Lab, lab
 
 
-def configure(board: Board, config: Config, bench: Lab) -> None:
+def configure(board: Board, config: Config, bench: Lab, max_tokens: int = 1000) -> None:
     """Let a board know a config as the application does."""
     providers = {name: table.type for name, table in config.providers.items()}
     kinds = {name: sink.kind for name, sink in config.sinks.items()}
     assert bench.clock is not None
-    board.configure(config.policies, providers, kinds, bench.clock.now())
+    board.configure(config.policies, providers, kinds, bench.clock.now(), max_series=max_tokens)
 
 
 @dataclass
@@ -72,10 +72,10 @@ def measured(folder: Path, max_tokens: int = 1000, **settings: object) -> Iterat
 def measuring(bench: Lab, max_tokens: int = 1000) -> Measured:
     """Return a lab with board and metrics."""
     assert bench.clock is not None
-    board = Board(bench.clock.now(), max_tokens)
-    configure(board, bench.config, bench)
+    board = Board(bench.clock.now())
+    configure(board, bench.config, bench, max_tokens)
     told: list[Event] = []
-    return Measured(bench, board, Metrics(board, bench.clock.now, told.append, max_tokens), told)
+    return Measured(bench, board, Metrics(board, bench.clock.now, told.append), told)
 
 
 def families(text: str) -> dict[str, Metric]:

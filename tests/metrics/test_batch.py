@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -116,6 +117,11 @@ def test_a_failing_sweep_keeps_the_last_success(tmp_path: Path, running: Pushgat
         assert pushed(running, "failing", SUCCESS) == success
         assert len(pushed(running, "failing", "rotator_token_ready")) == 6
         assert pushed(running, "failing", "rotator_sweep_duration_seconds") != lasted
+        httpx.delete(f"{running.url}/metrics/job/failing", trust_env=False).raise_for_status()
+        assert rotator(bench, "settle").returncode == 0
+        assert (
+            pushed(running, "failing", SUCCESS) == success
+        )  # a gateway forgets when it restarts, the journal does not
 
 
 def test_without_a_journal_the_last_success_is_kept_too(tmp_path: Path, running: Pushgateway) -> None:
@@ -141,14 +147,18 @@ def test_what_vanished_is_not_shown_any_more(tmp_path: Path, running: Pushgatewa
     """A push replaces the whole group: a token that was deleted leaves no series behind. `settle` pushes too."""
     table = f'pushgateway = "{running.url}"\npushgateway_job = "vanishing"\ntextfile = "rotator.prom"'
     with bench_with(tmp_path, table) as bench:
-        ends = bench.sandbox.store
+        store, expiration = bench.sandbox.store, "rotator_token_expiration_timestamp_seconds"
         chosen = bench.due_ids()[0]
         assert rotator(bench, "sweep").returncode == 0
-        ends.delete(chosen)
+        store.tokens[chosen].end_at = datetime.now(UTC) + timedelta(days=300)
+        assert rotator(bench, "settle").returncode == 0
+        assert len(pushed(running, "vanishing", expiration)) == 1
+        store.delete(chosen)
         run = rotator(bench, "settle")
         assert run.returncode == 0, run.stderr
         shown = {key[2] for key in pushed(running, "vanishing", "rotator_token_ready")}
         assert (len(shown), chosen in shown) == (5, False)
+        assert pushed(running, "vanishing", expiration) == {}  # no token expires any more
         assert pushed(running, "vanishing", SUCCESS).keys() == {("services",)}
         in_file = {key[2] for key in samples((tmp_path / "rotator.prom").read_text(), "rotator_token_ready")}
         assert in_file == shown

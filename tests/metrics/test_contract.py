@@ -281,6 +281,23 @@ def test_quarantine_and_grace_are_counted(tmp_path: Path) -> None:
         assert len(one.values("rotator_token_last_rotation_timestamp_seconds")) >= len(due)
 
 
+def test_a_token_that_is_gone_has_no_series(tmp_path: Path) -> None:
+    """It was deleted at the provider in the middle of its rotation: it is counted as gone, and nothing else is said."""
+    with measured(tmp_path) as one:
+        token_id = one.bench.due_ids()[0]
+        one.bench.sandbox.script("rotate", Fault.RESET_AFTER, token_id)
+        one.sweep()
+        one.bench.sandbox.store.delete(token_id)
+        for _ in range(2):
+            assert one.bench.clock is not None
+            one.bench.clock.jump(timedelta(minutes=3))
+            one.sweep()
+        tokens = samples(one.text(), "rotator_tokens")
+        assert [state for state in STATES if tokens.get(("other", state))] == ["gone"]
+        shown = samples(one.text(), "rotator_token_ready")
+        assert (len(shown), set(shown.values())) == (5, {1.0})
+
+
 def test_what_no_policy_names_is_other(tmp_path: Path) -> None:
     """Words outside the closed sets never become labels."""
     with measured(tmp_path) as one:

@@ -46,7 +46,9 @@ class Mutant:
 
 
 _OPENED = """\
-        if not desk.journal.open(rotation, shadow, (event,)):
+        with desk.step(Step.INTEND):
+            is_open = desk.journal.open(rotation, shadow, (event,))
+        if not is_open:
             return result_of(row, None, "another process is at it")
         desk.emit(event)
         return Attempt(desk, rotation, shadow, provider).drive()
@@ -61,7 +63,7 @@ _LATE_INTENT = """\
         attempt._minted(minted.token, minted.secret)
         return attempt.drive()
 """
-_SEALED = "        self._write(Write(rotation=self.rotation, lineage=self.lineage, events=(event,)))\n"
+_SEALED = "            self._write(Write(rotation=self.rotation, lineage=self.lineage, events=(event,)))\n"
 _UNSEALED = "        unsealed = None if self.is_sealed else self.secret\n"
 _FOUND_INTENDED = """\
         if self.rotation.state is State.INTENDED:
@@ -83,7 +85,7 @@ MUTANTS: Sequence[Mutant] = (
         "the secret is delivered before it is sealed",
         "engine/rotation.py",
         _SEALED,
-        "        self._deliver(self._mint(secret))\n" + _SEALED,
+        "            self._deliver(self._mint(secret))\n" + _SEALED,
         ("rotation in place",),
     ),
     Mutant(
