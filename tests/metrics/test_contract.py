@@ -298,6 +298,20 @@ def test_a_token_that_is_gone_has_no_series(tmp_path: Path) -> None:
         assert (len(shown), set(shown.values())) == (5, {1.0})
 
 
+def test_the_old_one_of_an_overlap_is_never_due(tmp_path: Path) -> None:
+    """What waits for its end has no due date, or it would be taken for overdue; its other series stay."""
+    with measured(tmp_path) as one:
+        path, due = one.bench.config_path, one.bench.due_ids()
+        path.write_text(path.read_text().replace("max_percent = 100", 'max_percent = 100\nstrategy = "overlap"'))
+        configure(one.board, one.bench.config, one.bench)
+        one.sweep()
+        text = one.text()
+        ready = {key[2] for key in samples(text, "rotator_token_ready")}
+        dated = {key[2] for key in samples(text, "rotator_token_due_timestamp_seconds")}
+    assert ready - dated == set(due)
+    assert due
+
+
 def test_what_no_policy_names_is_other(tmp_path: Path) -> None:
     """Words outside the closed sets never become labels."""
     with measured(tmp_path) as one:
