@@ -72,7 +72,7 @@ def demo(tokens: int) -> int:
     )
     say(f"   {folder}/rotator.db    the journal: rotator history --config {config_path}", markup=False)
     say("\nNext: copy config.example.toml to rotator.toml, put in your organization, then", markup=False)
-    say("   rotator check --online && rotator plan && rotator sweep", markup=False)
+    say("   rotator check --online && rotator plan && rotator sweep, and then rotator run", markup=False)
     say(f"The folder is yours to look at and to delete: rm -r {folder}", markup=False)
     return code
 
