@@ -23,6 +23,7 @@ from rotator.sinks._astro_calls import Document
 from rotator.sinks._astro_deployment import DeploymentShelf
 from rotator.sinks._astro_place import Target
 from rotator.sinks._astro_shelf import Seen
+from rotator.sinks._journalled import journalled
 from rotator.sinks.astro_environment import AstroEnvironmentSink, environments_proxy
 from tests.lab import JumpingClock, write_secret
 from tests.sinks.contract import (
@@ -409,7 +410,7 @@ def test_a_masked_value_is_never_written_back(astro: Astro) -> None:
         }
     )
     calls = Recorder()
-    target = Target.of(astro.place())
+    target = journalled(Target, astro.place())
     shelf = DeploymentShelf(calls)  # type: ignore[arg-type]
     with pytest.raises(OutcomeUnknown):
         shelf.write(target, Seen(deployment, exists=False), mint())
@@ -670,7 +671,7 @@ def test_a_deployment_that_is_gone_is_no_empty_place(astro: Astro) -> None:
 
 def test_variables_that_are_not_shown_are_not_replaced(astro: Astro) -> None:
     """A Deployment that comes without its variables, or of an unknown type, is never updated."""
-    shelf, target = DeploymentShelf(Recorder()), Target.of(astro.place())  # type: ignore[arg-type]
+    shelf, target = DeploymentShelf(Recorder()), journalled(Target, astro.place())  # type: ignore[arg-type]
     required = dict.fromkeys(("name", "workspaceId", "executor", "isCicdEnforced", "isDagDeployEnabled"), "x")
     for content, words in (
         ({"type": "STANDARD", **required, "schedulerSize": "SMALL"}, "does not show the Deployment's environment"),
