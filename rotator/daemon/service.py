@@ -235,9 +235,12 @@ class Service:
         return ""
 
     def _built(self) -> Generation:
-        config = load(self._path)
+        config, current = load(self._path), self._current
+        if current is not None:
+            _require_same_journal(current.app.config, config)
+        served = {desk.provider.name for desk in current.app.desks} if current is not None else ()
         with ExitStack() as stack:
-            app = stack.enter_context(opened(config, "run", self._listeners, writing=True))
+            app = stack.enter_context(opened(config, "run", self._listeners, writing=True, served=served))
             sweepers = tuple(Sweeper(desk, _lineages(app, desk.provider.name), self._board) for desk in app.desks)
             closing = stack.pop_all()
         return Generation(app, sweepers, tuple(self._beside(app)), closing)
@@ -365,3 +368,14 @@ class Service:
 
 def _lineages(app: App, provider: str) -> Callable[[], Iterator[Lineage]]:
     return lambda: app.reader.every_lineage(provider)
+
+
+def _require_same_journal(now: Config, wanted: Config) -> None:
+    """Refuse to leave a journal behind: what it holds open, and its seals, nobody would go on with.
+
+    Raises:
+        ConfigError: The file names another one.
+    """
+    if now.journal_path.resolve() != wanted.journal_path.resolve():
+        said = f"a reload keeps the journal {now.journal_path}; `rotator settle`, then restart to change it"
+        raise ConfigError.of("journal.url", said)

@@ -105,3 +105,28 @@ def test_what_a_reload_cut_short_is_swept_on(tmp_path: Path) -> None:
             assert len(at_work.told(EventName.ROTATION_INTENDED)) < len(due)
             at_work.until(lambda: len(at_work.told(EventName.ROTATION_SETTLED)) == len(due))
             assert all(bench.sandbox.store.posts(token_id) == 1 for token_id in due)
+
+
+def test_a_provider_stays_served_after_a_reload(tmp_path: Path) -> None:
+    """What its last sweep leaves open while the new configuration is put together is gone on with."""
+    with lab(tmp_path, jumping=False) as bench, working(bench) as at_work:
+        at_work.until(lambda: bool(at_work.told(EventName.SWEEP_FINISHED)))
+        text = bench.config_path.read_text()
+        start, end = text.index("[providers.astro]"), text.index("[sinks.files]")
+        other = text[start:end].replace("[providers.astro]", "[providers.other]")
+        text = text.replace("[policies.services]\n", '[policies.services]\nprovider = "other"\n')
+        bench.config_path.write_text(text[:end] + other + text[end:])
+        at_work.service.reload()
+        assert not at_work.told(EventName.CONFIG_REFUSED)
+        assert sweeping()
+
+
+def test_a_reload_does_not_leave_the_journal_behind(tmp_path: Path) -> None:
+    """Another journal is refused with what to do: what the old one holds open would be nobody's."""
+    with lab(tmp_path, jumping=False) as bench, working(bench) as at_work:
+        at_work.until(lambda: bool(at_work.told(EventName.SWEEP_FINISHED)))
+        edit(bench.config_path, "[sinks.files]", '[journal]\nurl = "sqlite:///new.db"\n\n[sinks.files]')
+        at_work.service.reload()
+        assert "restart" in at_work.told(EventName.CONFIG_REFUSED)[0].message
+        assert not (tmp_path / "new.db").exists()
+        assert sweeping()
