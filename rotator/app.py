@@ -4,7 +4,7 @@ import random
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -96,7 +96,13 @@ class App:
 
 @contextmanager
 def opened(
-    config: Config, actor: str, listeners: Sequence[Emit], *, writing: bool, clock: Clock | None = None
+    config: Config,
+    actor: str,
+    listeners: Sequence[Emit],
+    *,
+    writing: bool,
+    clock: Clock | None = None,
+    served: Collection[str] = (),
 ) -> Iterator[App]:
     """Build everything for one command and close it afterwards.
 
@@ -106,6 +112,7 @@ def opened(
         listeners: Told of every event.
         writing: Whether the journal may be created and written; without it nothing on disk changes.
         clock: The system's if not given.
+        served: Providers that somebody still works on, who may leave open rotations of them.
 
     Raises:
         ConfigError, Temporary: The journal, its key or a provider cannot be used.
@@ -137,7 +144,7 @@ def opened(
         desks = []
         for name in config.providers:
             mine = tuple(policy for policy in config.policies if policy.provider == name)
-            if mine or any(rotation.provider == name for rotation in unfinished):
+            if mine or name in served or any(rotation.provider == name for rotation in unfinished):
                 # planning and showing call only the reading half of the journal
                 settings = _settings(config)
                 made = provider(config, name, emit, clock, stores)

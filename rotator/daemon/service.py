@@ -25,7 +25,7 @@ from rotator.daemon.watching import Watched
 from rotator.engine.desk import note
 from rotator.errors import ConfigError, RotatorError
 from rotator.events import Event, EventName
-from rotator.model import Lineage
+from rotator.model import Lineage, Outcome
 from rotator.notify.rounds import Rounds
 from rotator.ports import Clock, Emit
 from rotator.server import Endpoints, Serving, serve
@@ -59,6 +59,12 @@ class Generation:
     @property
     def _workers(self) -> tuple[Sweeper | Repeating | Rounds, ...]:
         return (*self.sweepers, *self.beside)
+
+    def halt(self) -> None:
+        """Begin nothing more and end every pause."""
+        for sweeper in self.sweepers:
+            sweeper.end()
+        self.app.halt()
 
     def finish(self) -> None:
         """Begin nothing more, and wait for what has begun; `closing` is the caller's."""
@@ -154,7 +160,7 @@ class Service:
         self._stop.set()
         current = self._current
         if current is not None:
-            current.app.halt()
+            current.halt()
 
     def close(self) -> None:
         """Finish or journal what has begun, and let go of everything; right also if `start` came to nothing."""
@@ -184,7 +190,8 @@ class Service:
                 self._swap(self._built())
             except RotatorError as error:
                 self._refused(error)
-            self._systemd.ready()
+            finally:
+                self._systemd.ready()
 
     def _swap(self, generation: Generation) -> None:
         try:
@@ -193,8 +200,10 @@ class Service:
             generation.closing.close()
             raise
         self._working.finish()
-        self._working.closing.close()
-        self._install(generation)
+        try:
+            self._working.closing.close()
+        finally:  # from here on there is no way back: the old one has ended
+            self._install(generation)
 
     def _serve(self, table: ServerTable, before: ServerTable) -> None:
         """Serve as a table says; raises ConfigError, and then serves as before."""
@@ -226,9 +235,12 @@ class Service:
         return ""
 
     def _built(self) -> Generation:
-        config = load(self._path)
+        config, current = load(self._path), self._current
+        if current is not None:
+            _require_same_journal(current.app.config, config)
+        served = {desk.provider.name for desk in current.app.desks} if current is not None else ()
         with ExitStack() as stack:
-            app = stack.enter_context(opened(config, "run", self._listeners, writing=True))
+            app = stack.enter_context(opened(config, "run", self._listeners, writing=True, served=served))
             sweepers = tuple(Sweeper(desk, _lineages(app, desk.provider.name), self._board) for desk in app.desks)
             closing = stack.pop_all()
         return Generation(app, sweepers, tuple(self._beside(app)), closing)
@@ -249,22 +261,32 @@ class Service:
         """Let a generation work; the one before it has ended."""
         config, now = generation.app.config, self._clock.now()
         self._board.configure(config, now)
-        for name in generation.app.unserved():
-            self._board.take(name, generation.app.unserved_standings(name), now)
         self._current = generation
-        if self._stop.is_set():  # told to stop meanwhile
-            generation.app.halt()
         generation.start()
+        if self._stop.is_set():  # told to stop meanwhile
+            generation.halt()
+        self._timetable.schedule({policy.name: policy.schedule for policy in config.policies})
         exposed = self._serving.exposed(now) if self._serving is not None else None
         if exposed is not None:
             generation.app.emit(exposed)
-        self._timetable.schedule({policy.name: policy.schedule for policy in config.policies})
+        try:
+            for name in generation.app.unserved():
+                self._board.take(name, generation.app.unserved_standings(name), now)
+        except RotatorError as error:
+            self._unread(f"what is left of providers that no policy uses is not shown: {error.message}")
         self._catch_up(generation, now)
 
     def _catch_up(self, generation: Generation, now: datetime) -> None:
-        """Sweep at once what was missed while nobody ran, and what has never been swept and has no fixed hours."""
+        """Sweep at once what was missed while nobody ran, and what has never been swept and has no fixed hours.
+
+        So is what a stop or a reload cut short, and what failed: who would have tried it again is gone.
+        """
         policies = generation.app.config.policies
-        last = generation.app.reader.last_sweeps([policy.name for policy in policies])
+        try:
+            last = generation.app.reader.last_sweeps([policy.name for policy in policies])
+        except RotatorError as error:
+            self._unread(f"it is not known when policies were last swept: {error.message}")
+            last = {}
         for policy in policies:
             self._board.schedule(policy.name, policy.schedule.next_after(now))
             known = last.get(policy.name)
@@ -276,6 +298,7 @@ class Service:
             passed = missed(policy.schedule, known[0].at, now)
             if passed:
                 self._missed(policy.name, passed, "nobody ran")
+            if passed or known[0].outcome is Outcome.FAILED:
                 self._ask(policy.name)
 
     def _fire(self, policy: str, passed: int) -> None:
@@ -323,6 +346,9 @@ class Service:
         said = f"unexpected {kind} beside the sweeps; it is tried again"
         self._working.app.emit(Event(name=EventName.SWEEP_FAILED, at=self._clock.now(), error=kind, message=said))
 
+    def _unread(self, said: str) -> None:
+        self._note(EventName.SWEEP_FAILED, said)
+
     def _refused(self, error: RotatorError) -> None:
         said = "; ".join(str(one) for one in error.problems) if isinstance(error, ConfigError) else error.message
         said = f"the config in force stays: {visible(said, 1000)}"
@@ -342,3 +368,14 @@ class Service:
 
 def _lineages(app: App, provider: str) -> Callable[[], Iterator[Lineage]]:
     return lambda: app.reader.every_lineage(provider)
+
+
+def _require_same_journal(now: Config, wanted: Config) -> None:
+    """Refuse to leave a journal behind: what it holds open, and its seals, nobody would go on with.
+
+    Raises:
+        ConfigError: The file names another one.
+    """
+    if now.journal_path.resolve() != wanted.journal_path.resolve():
+        said = f"a reload keeps the journal {now.journal_path}; `rotator settle`, then restart to change it"
+        raise ConfigError.of("journal.url", said)

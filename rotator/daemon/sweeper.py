@@ -97,6 +97,8 @@ class Sweeper:
 
     def tend(self) -> None:
         """Ask for what is to be done between scheduled sweeps, if anything; called every moment, cheap."""
+        if self._ended.is_set():  # its journal may be closed
+            return
         now = self._desk.clock.now()
         with self._changed:
             if self._running or self._wanted or (self._quiet_until is not None and now < self._quiet_until):

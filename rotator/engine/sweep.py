@@ -86,7 +86,7 @@ def sweep(
         if report.confirmed:
             report.results.extend(_acted(desk, report.plan, planned_at))
         report.interrupted = desk.stop.is_set()
-        is_whole = True
+        is_whole = not report.interrupted
     except CredentialRejected as error:
         _rejected(desk, error.message)
         raise

@@ -142,8 +142,8 @@ class Reader:
         sql = "SELECT body FROM history WHERE token_id = '' ORDER BY seq DESC LIMIT 10000"
         found: dict[str, tuple[Event, datetime | None]] = {}
         for (body,) in self._rows(sql, ()):
-            event = decode(body, Event)
-            if event.name is not EventName.SWEEP_FINISHED or event.policy not in policies:
+            event = _readable(body)
+            if event is None or event.name is not EventName.SWEEP_FINISHED or event.policy not in policies:
                 continue
             last, success_at = found.get(event.policy, (event, None))
             found[event.policy] = last, success_at or (event.at if event.outcome is Outcome.SETTLED else None)
