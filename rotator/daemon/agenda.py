@@ -55,4 +55,5 @@ class Agenda:
 
     def retries(self, now: datetime) -> set[str]:
         """Return the policies whose next try is due; the caller says what became of it."""
-        return {policy for policy, (at, _) in self._retries.items() if at <= now}
+        # one that is further away was planned by a clock that was put back since
+        return {policy for policy, (at, _) in self._retries.items() if not timedelta() < at - now <= LONGEST_RETRY}

@@ -23,7 +23,7 @@ from rotator.daemon.systemd import Systemd
 from rotator.daemon.timetable import Timetable, missed
 from rotator.daemon.watching import Watched
 from rotator.engine.desk import note
-from rotator.errors import ConfigError, RotatorError
+from rotator.errors import ConfigError, RotatorError, Temporary
 from rotator.events import Event, EventName
 from rotator.model import Lineage, Outcome
 from rotator.notify.rounds import Rounds
@@ -34,6 +34,8 @@ from rotator.text import visible
 TICK, WATCH = timedelta(seconds=1), timedelta(seconds=2)
 SHIP = timedelta(seconds=5)
 _LAST_WORDS_S = 5.0  # for telling people, when the process ends
+FALL = timedelta(minutes=1)  # a wall clock that falls by more was wrong: moments that it gave are planned anew
+RELOAD_AGAIN_S = 60.0  # after a reload that failed for a reason that may pass
 DEAD_S = 30.0  # without a tick for so long the process is not alive
 
 
@@ -116,7 +118,13 @@ class Service:
         self._serving: Serving | None = None
         self._watched: Watched | None = None
         self._is_reload_asked = False
-        self._beat_s = self._clock.monotonic()
+        self._reload_again_s: float | None = None
+        # Not APScheduler's: its jobs stand still while the wall clock is put back.
+        self._pulse = (
+            Repeating("tick", self._tick, TICK, self._crashed),
+            Repeating("watch", self._watch, WATCH, self._crashed),
+        )
+        self._beat_s, self._seen_at = self._clock.monotonic(), self._clock.now()
 
     @property
     def config(self) -> Config:
@@ -145,9 +153,9 @@ class Service:
         self._install(generation)
         page = f"; the status page is {self._serving.url}" if self._serving else ""
         self._note(EventName.DAEMON_STARTED, f"{len(generation.app.config.policies)} policies are at work{page}")
-        self._timetable.every(TICK, "tick", self._tick)
-        self._timetable.every(WATCH, "watch", self._watch)
         self._timetable.start()
+        for repeating in self._pulse:
+            repeating.start()
         self._systemd.ready()
 
     def wait(self) -> None:
@@ -166,6 +174,8 @@ class Service:
         """Finish or journal what has begun, and let go of everything; right also if `start` came to nothing."""
         self.halt()
         self._systemd.stopping()
+        for repeating in self._pulse:
+            repeating.end()
         self._timetable.close()
         with self._swapping:
             if self._current is not None:
@@ -190,6 +200,8 @@ class Service:
                 self._swap(self._built())
             except RotatorError as error:
                 self._refused(error)
+                if isinstance(error, Temporary):  # a store that is down for a moment, say
+                    self._reload_again_s = self._clock.monotonic() + RELOAD_AGAIN_S
             finally:
                 self._systemd.ready()
 
@@ -321,6 +333,13 @@ class Service:
         )
 
     def _tick(self) -> None:
+        now = self._clock.now()
+        if now < self._seen_at - FALL:
+            self._timetable.replan()
+            for policy in self.config.policies:
+                self._board.schedule(policy.name, policy.schedule.next_after(now))
+        self._seen_at = now
+        self._timetable.wake()
         self._beat_s = self._clock.monotonic()
         self._systemd.alive()
         for sweeper in self._working.sweepers:
@@ -328,6 +347,8 @@ class Service:
 
     def _watch(self) -> None:
         asked, self._is_reload_asked = self._is_reload_asked, False
+        if self._reload_again_s is not None and self._clock.monotonic() >= self._reload_again_s:
+            asked, self._reload_again_s = True, None
         if (self._watched is not None and self._watched.has_changed()) or asked:
             self.reload()
 

@@ -19,6 +19,7 @@ from rotator.engine.sweep import Report, erase, recover, sweep
 from rotator.errors import RotatorError, Temporary
 from rotator.events import Event, EventName
 from rotator.model import Lineage, Outcome, Policy
+from rotator.schedule import EPOCH
 
 FRESH = timedelta(minutes=15)  # how old the picture of the tokens may become
 _LINGER_S = 0.5  # schedules that fire at the same moment are swept together
@@ -60,7 +61,7 @@ class Sweeper:
         self._ended = threading.Event()  # the desk's own `stop` also ends a sweep whose credential is dead
         self._agenda = Agenda()
         self._wanted, self._running = _Wanted(look=True), _Wanted()
-        self._quiet_until: datetime | None = None
+        self._quiet_until = EPOCH
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name=f"sweeper-{desk.provider.name}", daemon=True)
 
@@ -101,14 +102,14 @@ class Sweeper:
             return
         now = self._desk.clock.now()
         with self._changed:
-            if self._running or self._wanted or (self._quiet_until is not None and now < self._quiet_until):
+            if self._running or self._wanted or timedelta() < self._quiet_until - now <= _PAUSE:
                 return
             wanted = _Wanted(self._agenda.retries(now), self._agenda.looks(now))
         mine = {policy.name for policy in self.policies}
         wanted.urgent |= {policy for policy, at in self._board.wakes().items() if at <= now and policy in mine}
         wanted.recover = self._has_open(now)
         looked_at = self._board.looked_at(self._desk.provider.name)
-        wanted.look = looked_at is None or now - looked_at >= FRESH
+        wanted.look = looked_at is None or not timedelta() <= now - looked_at < FRESH  # clocks are put back, too
         with self._changed:
             if wanted and not self._running:
                 self._wanted.scheduled |= wanted.scheduled & mine

@@ -1,4 +1,4 @@
-"""Calls us at the moments that `schedule` computes, and at short intervals; APScheduler keeps the threads.
+"""Calls us at the moments that `schedule` computes; APScheduler keeps the threads.
 
 APScheduler is told nothing of cron lines or time zones: its trigger asks `Schedule`, so that `plan`, `simulate` and the
 daemon agree to the second, also where clocks are moved. A moment that comes late (a machine that slept) is never
@@ -14,7 +14,6 @@ from apscheduler.events import EVENT_JOB_ERROR
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
-from apscheduler.triggers.interval import IntervalTrigger
 
 from rotator.schedule import Schedule
 
@@ -67,9 +66,15 @@ class Timetable:
         if self._scheduler.running:
             self._scheduler.shutdown()
 
-    def every(self, pause: timedelta, name: str, act: Callable[[], None]) -> None:
-        """Call something again and again; a run that is still under way is not joined by another."""
-        self._scheduler.add_job(act, IntervalTrigger(seconds=pause.total_seconds(), timezone=UTC), id=name)
+    def wake(self) -> None:
+        """Look at the clock now: a machine that slept, or a clock that was put on, is not waited out."""
+        if self._scheduler.running:
+            self._scheduler.wakeup()
+
+    def replan(self) -> None:
+        """Forget the moments that a wrong clock gave, and plan from now."""
+        schedules, self._schedules = self._schedules, {}
+        self.schedule(schedules)
 
     def schedule(self, policies: Mapping[str, Schedule]) -> None:
         """Fire for these policies and for no others; one whose schedule is as before keeps its next moment."""

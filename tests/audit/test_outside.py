@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from rotator.audit import verify
+from rotator.audit.chain import line_hash, written
+from rotator.cli.audit import verdict
 from tests.audit.trail import journal, say
 from tests.cli.running import rotator
 from tests.lab import Lab, lab
@@ -108,3 +110,18 @@ def test_a_full_standard_output_stops_the_daemons_rotations(tmp_path: Path) -> N
             ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=os.environ)
         assert posts(bench) == before
         assert "settled" not in ran.stderr
+
+
+def test_lines_that_the_journal_never_saw_are_named(tmp_path: Path) -> None:
+    """Who may write the file can chain lines of his own behind the last one: with the journal at hand that is said."""
+    with journal(tmp_path) as opened:
+        say(opened, 1, 5)
+        anchor = opened.audit_head()
+    path = tmp_path / "audit.jsonl"
+    last = json.loads(path.read_text().splitlines()[-1])
+    forged = {key: value for key, value in last.items() if key != "hash"} | {"seq": 6, "prev_hash": last["hash"]}
+    with path.open("ab") as file:
+        file.write(written({**forged, "hash": line_hash(last["hash"], forged)}))
+    is_whole, said = verdict(verify(path, anchor=anchor), anchor)
+    assert is_whole
+    assert "NOTHING VOUCHES for the last 1 lines" in said

@@ -51,3 +51,4 @@ def test_a_failed_sweep_is_tried_again_ever_later() -> None:
     assert agenda.retries(NOW + timedelta(days=9)) == set()
     agenda.failed("services", now)
     assert agenda.retries(now + MINUTE) == {"services"}
+    assert agenda.retries(now - timedelta(days=1)) == {"services"}  # the clock was put back since

@@ -89,14 +89,30 @@ def test_a_job_that_crashes_is_told_and_called_again() -> None:
         if len(crashes) == 2:
             enough.set()
 
-    def act() -> None:
+    def fire(policy: str, passed: int) -> None:
         raise KeyError("a bug")
 
-    timetable = Timetable(lambda *_: None, lambda: datetime.now(UTC), crashed)
-    timetable.every(SECOND / 10, "act", act)
+    timetable = Timetable(fire, lambda: datetime.now(UTC), crashed)
+    timetable.schedule({"one": Schedule("every second", ZoneInfo("UTC"), step=SECOND)})
     timetable.start()
     try:
         assert enough.wait(30)
     finally:
         timetable.close()
     assert crashes[:2] == ["KeyError", "KeyError"]
+
+
+def test_a_clock_that_was_put_back_is_planned_by_anew() -> None:
+    """A moment that a clock gave which was a year ahead is not waited for."""
+    came = threading.Event()
+    timetable = Timetable(lambda *_: came.set(), lambda: datetime.now(UTC), pytest.fail)
+    timetable.schedule({"often": Schedule("every second", ZoneInfo("UTC"), step=SECOND)})
+    timetable.start()
+    try:
+        timetable._scheduler.modify_job("policy:often", next_run_time=datetime.now(UTC) + timedelta(days=365))
+        came.clear()
+        assert not came.wait(1.5)
+        timetable.replan()
+        assert came.wait(30)
+    finally:
+        timetable.close()
