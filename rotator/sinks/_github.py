@@ -141,6 +141,7 @@ class GitHub:
             return httpx.Client(verify=context, timeout=self._timeout_s, follow_redirects=False)
 
         self._clients: Pool[httpx.Client] = Pool(make, httpx.Client.close, _CALLS)
+        self.store = f"github {api_url.lower()}"
 
     def read(self, path: str, subject: str) -> Answer:
         """Return a success, or a 404 that is GitHub's own; everything else raises.

@@ -137,6 +137,11 @@ class KubeApi:
         self._login = 0  # how many sessions there were
         self._session: _Session | None = None
 
+    @property
+    def store(self) -> str:
+        """What two sinks have in common that write to the same cluster, as far as their options say."""
+        return " ".join(("kubernetes", *filter(None, (self._access.kubeconfig, self._access.context))))
+
     def ask(self, request: Request) -> Answer:
         """Return what came of a request.
 

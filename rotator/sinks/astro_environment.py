@@ -195,6 +195,7 @@ class AstroEnvironmentSink:
     def __init__(self, name: str, options: Options, base: Path, clock: Clock | None = None) -> None:
         self.name = name
         self._organization = options.organization_id
+        self._store = f"astro {options.base_url.rstrip('/').lower()}"
         self._reference = Reference.parse(options.credential)
         self._base = base
         self._clock = clock or SystemClock()
@@ -234,7 +235,7 @@ class AstroEnvironmentSink:
             secret=block.secret,
             connection={} if block.connection is None else _new(block.connection),
         )
-        return Place(self.name, target.location, msgspec.to_builtins(target))
+        return Place(self.name, target.location, msgspec.to_builtins(target), store=self._store)
 
     def preflight(self, place: Place) -> None:
         """See `ports.Sink`: the container is read, and the credential is not known to be too weak to write it."""

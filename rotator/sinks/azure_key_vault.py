@@ -127,7 +127,8 @@ class AzureKeyVaultSink:
         target = _Target(_NAMES.rendered(_NAMES.parse(block.secret), facts), Payload.of(block, facts), block.expires)
         path = f"{self._url.removeprefix('https://')}/secrets/{target.name}"
         payload = target.payload
-        return Place(self.name, payload.location(path), msgspec.to_builtins(target), parts=payload.parts(path))
+        options, parts = msgspec.to_builtins(target), payload.parts(path)
+        return Place(self.name, payload.location(path), options, parts=parts, store="azure")
 
     def preflight(self, place: Place) -> None:
         """See `ports.Sink`."""

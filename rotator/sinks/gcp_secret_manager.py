@@ -140,7 +140,8 @@ class GcpSecretManagerSink:
         secret = f"projects/{self._project}/secrets/{_NAMES.rendered(_NAMES.parse(block.secret), facts)}"
         payload = Payload.of(block, facts)
         target = _Target(secret, payload, block.create, block.regions, block.disable_previous)
-        return Place(self.name, payload.location(secret), msgspec.to_builtins(target), parts=payload.parts(secret))
+        options, parts = msgspec.to_builtins(target), payload.parts(secret)
+        return Place(self.name, payload.location(secret), options, parts=parts, store="gcp")
 
     def preflight(self, place: Place) -> None:
         """See `ports.Sink`. Where a block says so, a secret that is missing is made, without a version."""

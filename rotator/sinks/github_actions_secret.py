@@ -172,7 +172,8 @@ class GitHubActionsSecretSink:
         )
         owner = block.organization or f"{block.owner}/{block.repository}"
         environment = f"/{quote(block.environment.lower(), safe='')}" if block.environment else ""
-        return Place(self.name, f"{owner.lower()}{environment}#{name}", msgspec.to_builtins(target))
+        location = f"{owner.lower()}{environment}#{name}"
+        return Place(self.name, location, msgspec.to_builtins(target), store=self._github.store)
 
     def preflight(self, place: Place) -> None:
         """See `ports.Sink`."""

@@ -309,7 +309,8 @@ class KubernetesSecretSink:
         render_fields(target.fields, SAMPLE, target.facts)
         path = f"{target.namespace}/{target.name}"
         parts = tuple(f"{path}#{key}" for key in sorted(target.fields))
-        return Place(self.name, f"{path}#{target.key}", msgspec.to_builtins(target), parts=parts)
+        options, store = msgspec.to_builtins(target), self._api.store
+        return Place(self.name, f"{path}#{target.key}", options, parts=parts, store=store)
 
     def preflight(self, place: Place) -> None:
         """See `ports.Sink`. The write is made with a probe for a secret, and the server told not to keep it."""

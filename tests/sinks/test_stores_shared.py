@@ -47,6 +47,10 @@ def test_a_folder_is_one_by_whatever_name(tmp_path: Path) -> None:
         ("vault", {"address": "https://Vault.example"}, {"mount": "kv"}),
         ("aws_secrets_manager", {"region": "eu-west-1"}, {"region": "us-east-1"}),
         ("aws_ssm_parameter", {"region": "eu-west-1"}, {"endpoint_url": "https://ssm.example"}),
+        ("kubernetes_secret", {"namespace": "airflow"}, {"namespace": "other"}),
+        ("kubernetes_secret", {"namespace": "airflow", "kubeconfig": "a"}, {"kubeconfig": "b"}),
+        ("gcp_secret_manager", {"project": "acme-prod"}, {"project": "acme-test"}),
+        ("azure_key_vault", {"vault_url": "https://Acme.vault.azure.net"}, {"vault_url": "https://b.vault.azure.net"}),
     ],
 )
 def test_one_store_is_known_by_where_it_is(
@@ -56,6 +60,32 @@ def test_one_store_is_known_by_where_it_is(
     one = place(kind, "a", tmp_path, **options)
     assert shared(one, place(kind, "b", tmp_path, **options))
     assert not shared(one, place(kind, "b", tmp_path, **{**options, **change}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "block", "options", "change"),
+    [
+        (
+            "github_actions_secret",
+            {"organization": "acme"},
+            {"credential": "env:X"},
+            {"api_url": "https://github.acme.example/api/v3"},
+        ),
+        (
+            "astro_environment",
+            {"kind": "airflow_variable", "workspace_id": "clws", "key": "token_{name}"},
+            {"credential": "env:X", "organization_id": "clorg"},
+            {"base_url": "https://api.acme.example"},
+        ),
+    ],
+)
+def test_one_service_is_known_by_its_address(
+    tmp_path: Path, kind: str, block: dict[str, object], options: dict[str, object], change: dict[str, object]
+) -> None:
+    """Likewise for what is told apart by more than the sink's own options."""
+    one = place(kind, "a", tmp_path, block, **options)
+    assert shared(one, place(kind, "b", tmp_path, block, **options))
+    assert not shared(one, place(kind, "b", tmp_path, block, **{**options, **change}))
 
 
 def test_two_tokens_never_share_a_file_through_two_sinks(tmp_path: Path) -> None:
