@@ -454,7 +454,9 @@ def reset(connection: socket.socket) -> None:
 
 
 @pytest.mark.parametrize(
-    "serve", [silent, dropped, reset, reply(MINTED, 9999), reply(MINTED[:-1]), reply(b"\0" * 10)], ids=str
+    "serve",
+    [silent, dropped, reset, reply(MINTED, 9999), reply(MINTED[:-1]), reply(b"\0" * 10)],
+    ids=["silent", "dropped", "reset", "short", "cut", "no JSON"],
 )
 def test_a_rotate_that_may_have_left_is_in_doubt_and_leaves_once(serve: Callable[[socket.socket], None]) -> None:
     """Silence, a closed or reset connection, an answer that is cut off: one connection, one POST, OutcomeUnknown."""
