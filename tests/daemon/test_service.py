@@ -13,8 +13,9 @@ from rotator.board import Board
 from rotator.daemon.service import Service, Watchers
 from rotator.daemon.systemd import Systemd
 from rotator.events import Event, EventName
+from rotator.ports import Clock
 from rotator.sandbox import Fault, Faults, SandboxConfig
-from tests.lab import Lab, lab
+from tests.lab import JumpingClock, Lab, lab
 
 
 @dataclass
@@ -37,14 +38,14 @@ class Working:
 
 
 @contextmanager
-def working(bench: Lab) -> Iterator[Working]:
+def working(bench: Lab, clock: Clock | None = None) -> Iterator[Working]:
     """Start the service of a lab; no page is served."""
     text = bench.config_path.read_text()
     if "[server]" not in text:
         bench.config_path.write_text(f'{text}\n[server]\nlisten = ""\n')
     board, events = Board(datetime.now(UTC)), list[Event]()
     watchers = Watchers(board, [events.append, board], lambda _: (b"", ""), Systemd({}))
-    service = Service(bench.config_path, watchers)
+    service = Service(bench.config_path, watchers, clock)
     try:
         service.start()
         yield Working(service, events)
@@ -130,3 +131,17 @@ def test_a_reload_does_not_leave_the_journal_behind(tmp_path: Path) -> None:
         assert "restart" in at_work.told(EventName.CONFIG_REFUSED)[0].message
         assert not (tmp_path / "new.db").exists()
         assert sweeping()
+
+
+def test_a_clock_that_is_put_back_is_planned_by_anew(tmp_path: Path) -> None:
+    """A daemon that started in the wrong year sweeps by the right one, without a restart."""
+    clock = JumpingClock()
+    clock.jump(timedelta(days=365))
+    with lab(tmp_path, jumping=False) as bench, working(bench, clock) as at_work:
+        clock.jump(timedelta(days=-365))
+        soon = datetime.now(UTC) + timedelta(hours=1, minutes=1)
+
+        def next_at() -> datetime | None:
+            return at_work.service._board.snapshot(datetime.now(UTC)).policies[0].next_at
+
+        at_work.until(lambda: (next_at() or soon) < soon)
