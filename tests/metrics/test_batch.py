@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import httpx
@@ -19,6 +19,7 @@ from rotator.sandbox import Fault, SandboxConfig
 from tests.cli.running import rotator
 from tests.lab import Lab, lab
 from tests.metrics.measuring import families, measuring, samples
+from tests.servers.loopback import Loopback
 from tests.servers.pushgateway import Pushgateway, pushgateway
 
 SUCCESS = "rotator_last_success_timestamp_seconds"
@@ -76,7 +77,7 @@ def answering(status: int, wait_s: float = 0.0, seen: list[str] | None = None) -
             with suppress(OSError):  # the client gave up
                 super().handle()
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Loopback(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:

@@ -9,8 +9,10 @@ import ssl
 import struct
 import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
+
+from tests.servers.loopback import Loopback
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class FaultyServer:
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self._released = threading.Event()
-        self._server = _Quiet(("127.0.0.1", 0), _handler(self))
+        self._server = Loopback(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         if context:
             self._server.socket = context.wrap_socket(
@@ -113,13 +115,6 @@ class FaultyServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)
-
-
-class _Quiet(ThreadingHTTPServer):
-    """Clients that hang up are no news."""
-
-    def handle_error(self, *_: object) -> None:
-        """Say nothing."""
 
 
 def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:

@@ -17,9 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.servers.loopback import Loopback
 
 ROOT_TOKEN = "root"
 _DEFAULT_POLICY = {
@@ -504,14 +506,7 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[Vault]:
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "LIST"):
         setattr(Handler, f"do_{method}", Handler._any)
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 64
-
-        def handle_error(self, *_: object) -> None:
-            pass
-
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Loopback(("127.0.0.1", 0), Handler)
     vault.address = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
     if tls:
         server.socket = tls.wrap_socket(server.socket, server_side=True)

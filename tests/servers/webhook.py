@@ -18,9 +18,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+
+from tests.servers.loopback import Loopback
 
 
 @dataclass
@@ -181,12 +183,9 @@ def _handler(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-class _Server(ThreadingHTTPServer):
+class _Server(Loopback):
     daemon_threads = False
     block_on_close = True
-
-    def handle_error(self, *_: object) -> None:
-        """A client that went away is no news."""
 
 
 @contextmanager

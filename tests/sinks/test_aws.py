@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from rotator.errors import (
 )
 from rotator.sinks import _aws
 from tests.servers.aws import ENVIRONMENT, REGION, AwsServer, Fault, serving
+from tests.servers.loopback import Loopback
 from tests.sinks.contract import raising_without_secret
 
 ROLE = "arn:aws:iam::123456789012:role/rotator"
@@ -271,7 +272,7 @@ class _Proxy(BaseHTTPRequestHandler):
 @contextmanager
 def http(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     """Run a small server and yield its URL."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = Loopback(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -318,7 +319,7 @@ def test_trust_comes_from_one_bundle(aws: AwsServer, tmp_path: Path, monkeypatch
     for name in ("SSL_CERT_FILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
     certificate, context = _authority(tmp_path)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Proxy)
+    server = Loopback(("127.0.0.1", 0), _Proxy)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -1,0 +1,16 @@
+"""The HTTP server that the fakes stand on."""
+
+from http.server import ThreadingHTTPServer
+
+
+class Loopback(ThreadingHTTPServer):
+    """Keeps more callers waiting than the standard five.
+
+    With five, a burst of connections on a busy machine drops one, its second try comes after a second, and a client
+    with a timeout of a second sees a server that is down.
+    """
+
+    request_queue_size = 128
+
+    def handle_error(self, *_: object) -> None:
+        """Clients that hang up are no news."""
