@@ -146,10 +146,16 @@ def _from_file(reference: Reference, base: Path) -> bytes:
 
 def _content(path: Path) -> bytes:
     """Return the file's bytes, a few more than allowed at most; never waits for a pipe to be filled."""
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EISDIR, "not a file")
-        return file.read(_LONGEST + 1)
+        content = b""
+        while len(content) <= _LONGEST and (part := os.read(descriptor, _LONGEST + 1 - len(content))):
+            content += part
+        return content
+    finally:
+        os.close(descriptor)
 
 
 def _text(content: bytes) -> Secret | None:

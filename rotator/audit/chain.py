@@ -69,10 +69,19 @@ def written(record: Mapping[str, object]) -> bytes:
     return _encode_as_written(record).encode() + b"\n"
 
 
+def linked(prev_hash: str, record: Mapping[str, object]) -> tuple[str, bytes]:
+    """Return the hash of a line of ours and the line as it is written, from what it holds besides."""
+    form = _encode_plainly(record)
+    if not _is_plain(form):
+        claimed = line_hash(prev_hash, record)
+        return claimed, written({**record, "hash": claimed})
+    claimed = hashlib.sha256(prev_hash.encode() + form).hexdigest()
+    return claimed, msgspec.json.encode({**record, "hash": claimed}) + b"\n"
+
+
 def parsed(raw: bytes) -> Line | str:
     """Return the line that these bytes are, or what is wrong with it taken by itself."""
-    # Without escapes, as nearly always, a faster codec gives the same: a gigabyte takes half the time.
-    is_plain = b"\\" not in raw and raw.isascii()
+    is_plain = _is_plain(raw)
     record = _plain_record(raw) if is_plain else _record(raw)
     if record is None:
         return "it is no audit line"
@@ -117,6 +126,11 @@ def claimed_seq(raw: bytes) -> int:
     """Return the number that a line says it has, whether or not the rest of it fits; 0 if it says none."""
     seq = (_record(raw) or {}).get("seq")
     return seq if type(seq) is int else 0
+
+
+def _is_plain(raw: bytes) -> bool:
+    """Whether a line has no escapes, as nearly always: a faster codec gives the same form then, in half the time."""
+    return b"\\" not in raw and raw.isascii()
 
 
 def _plain_record(raw: bytes) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from rotator.audit.chain import Head, line_hash, written
+from rotator.audit.chain import Head, linked
 from rotator.errors import AuditUnavailable
 from rotator.events import Event, EventName
 from rotator.timing import stamp
@@ -130,8 +130,9 @@ def _chained(events: Sequence[Event], head: Head, author: Author) -> tuple[bytes
     lines = bytearray()
     for event in events:
         record = _record(event, head, author)
-        head = Head(head.seq + 1, line_hash(head.hash, record))
-        lines += written({**record, "hash": head.hash})
+        claimed, line = linked(head.hash, record)
+        head = Head(head.seq + 1, claimed)
+        lines += line
     return bytes(lines), head
 
 

@@ -7,6 +7,7 @@ write of a rotation is fenced by its owner. A lineage that a person works on by 
 
 import contextlib
 import itertools
+import json
 import os
 import sqlite3
 import time
@@ -259,7 +260,8 @@ class SqliteJournal(Reader):
         owner = self._owner()
 
         def change(connection: sqlite3.Connection) -> bool:
-            if not _is_as_read(connection, lineage) or self._is_held(connection, lineage.provider, lineage.id):
+            is_as_read, holder = _standing(connection, lineage)
+            if not is_as_read or (holder and self._is_at_work(holder)):
                 return False
             connection.execute(
                 "INSERT INTO rotations (rotation_id, provider, lineage, owner, opened_at, body)"
@@ -541,14 +543,15 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     return connection
 
 
-def _is_as_read(connection: sqlite3.Connection, lineage: Lineage) -> bool:
-    """Whether nobody changed a lineage since it was read, and no rotation of it is open."""
-    version, is_open = connection.execute(
+def _standing(connection: sqlite3.Connection, lineage: Lineage) -> tuple[bool, str | None]:
+    """Return whether nobody changed a lineage since it was read and no rotation of it is open, and who holds it."""
+    version, is_open, holder = connection.execute(
         "SELECT ifnull((SELECT version FROM lineages WHERE provider = ?1 AND lineage = ?2), 0), EXISTS"
-        " (SELECT 1 FROM rotations WHERE provider = ?1 AND lineage = ?2 AND closed_at IS NULL)",
+        " (SELECT 1 FROM rotations WHERE provider = ?1 AND lineage = ?2 AND closed_at IS NULL),"
+        " (SELECT owner FROM holds WHERE provider = ?1 AND lineage = ?2)",
         (lineage.provider, lineage.id),
     ).fetchone()
-    return not is_open and version == lineage.version
+    return not is_open and version == lineage.version, holder
 
 
 def _lineage(version: int, body: bytes) -> Lineage:
@@ -568,7 +571,8 @@ def _noting(write: Write) -> Callable[[sqlite3.Connection], bool]:
         raise ValueError("remember writes lineages and no rotations")
 
     def change(connection: sqlite3.Connection) -> bool:
-        if not _is_as_read(connection, lineage):
+        is_as_read, _ = _standing(connection, lineage)
+        if not is_as_read:
             return False
         _put_lineage(connection, lineage)
         _put_claims(connection, lineage, write.claims)
@@ -579,13 +583,16 @@ def _noting(write: Write) -> Callable[[sqlite3.Connection], bool]:
 
 def _put_lineage(connection: sqlite3.Connection, lineage: Lineage) -> None:
     """Write a lineage and raise its version, which is in the column alone: whatever the body says of it is old."""
-    connection.execute(
-        "INSERT INTO lineages (provider, lineage, token_id, version, body) VALUES (?, ?, ?, 1, ?)"
+    ((known,),) = connection.execute(
+        "INSERT INTO lineages (provider, lineage, token_id, version, body) VALUES (?1, ?2, ?3, 1, ?4)"
         " ON CONFLICT (provider, lineage)"
-        " DO UPDATE SET token_id = excluded.token_id, version = version + 1, body = excluded.body",
+        " DO UPDATE SET token_id = excluded.token_id, version = version + 1, body = excluded.body"
+        " RETURNING (SELECT json_group_array(token_id) FROM members WHERE provider = ?1 AND lineage = ?2)",
         (lineage.provider, lineage.id, lineage.token_id, encode(lineage)),
-    )
+    ).fetchall()
     members = {lineage.id, *lineage.members}
+    if members == set(json.loads(known)):  # as nearly always: each statement may wait for the interpreter's lock
+        return
     connection.executemany(
         "INSERT OR REPLACE INTO members VALUES (?, ?, ?)",
         [(lineage.provider, member, lineage.id) for member in members],

@@ -184,13 +184,15 @@ def read(folder: int, name: str) -> Existing | None:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise Permanent("the file is a symbolic link or a socket; rotator replaces only plain files") from None
         raise
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise Permanent("a folder, pipe or device stands where the file should be")
         if status.st_size > _LARGEST:
             raise Permanent(f"the file is larger than {_LARGEST} bytes; is it the right one?")
-        return Existing(file.read(), status)
+        return Existing(_content(descriptor, status.st_size), status)
+    finally:
+        os.close(descriptor)
 
 
 def prove_writable(folder: int, existing: Existing | None, mode: int) -> Proof:
@@ -277,8 +279,10 @@ def replace(
         if merged and not _is_as_read(folder, name, existing):
             return ""
         _rename(folder, temporary, name)
+        temporary = ""
     finally:
-        _remove(folder, temporary)
+        if temporary:
+            _remove(folder, temporary)
     confirm(folder)
     return version
 
@@ -338,13 +342,21 @@ def _create(folder: int) -> tuple[str, int]:
     return name, os.open(name, _CREATE_FILE, 0o600, dir_fd=folder)
 
 
+def _content(descriptor: int, size: int) -> bytes:
+    content = b""
+    while part := os.read(descriptor, size + 1):
+        content += part
+    return content
+
+
 def _write(descriptor: int, content: bytes) -> None:
-    with os.fdopen(descriptor, "wb", closefd=False) as file:
-        file.write(content)
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def _remove(folder: int, temporary: str) -> None:
-    with suppress(OSError):  # gone after a rename; otherwise the next holder of the lock removes it
+    with suppress(OSError):  # gone after a rename in doubt; otherwise the next holder of the lock removes it
         os.unlink(temporary, dir_fd=folder)
 
 

@@ -84,6 +84,25 @@ def test_a_lineage_has_one_open_rotation(tmp_path: Path) -> None:
     assert verify(tmp_path / "audit.jsonl").lines == 2
 
 
+def test_a_lineage_is_found_by_the_members_it_has_now(tmp_path: Path) -> None:
+    """By a twin from the write that brings it, no longer by one that a write leaves out, always by its root."""
+    with opened(tmp_path) as journal:
+
+        def found_by() -> list[str]:
+            return [word for word in ("t1", "twin", "old") if journal.lineages("astro", [word])]
+
+        for changes, found in (
+            ({}, ["t1"]),
+            ({"twin": "twin"}, ["t1", "twin"]),
+            ({"twin": "twin", "token_id": "old"}, ["t1", "twin", "old"]),
+            ({"token_id": "twin"}, ["t1", "twin"]),
+            ({"token_id": "twin"}, ["t1", "twin"]),
+            ({}, ["t1"]),
+        ):
+            journal.write(Write(lineage=replace(lineage(), **changes)))
+            assert found_by() == found
+
+
 def test_a_sealed_secret_survives_and_is_erased_at_the_end(tmp_path: Path) -> None:
     """The value comes back after a restart; nothing on disk shows it; once closed, its ciphertext is gone too."""
     with opened(tmp_path) as journal:

@@ -15,7 +15,7 @@ import random
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from platform import python_version
@@ -200,7 +200,7 @@ class AstroHttp:
         asked_s = self._clock.monotonic()
         limiter.wait(call.method)
         started_s, sent_at = self._clock.monotonic(), self._clock.now()
-        answer = self._exchange(call, secret, sent_at)
+        answer = self._exchange(call, secret)
         outcome = _judged(call, answer, sent_at)
         self._emit(
             Event(
@@ -217,30 +217,9 @@ class AstroHttp:
         )
         return outcome
 
-    def _exchange(self, call: Call[Result], secret: Secret, sent_at: datetime) -> Answer | Fault:
-        try:
-            with self._transports.one() as transport, self._opened(transport, call, secret) as response:
-                arrived_at = self._clock.now()
-                body = self._body(response, call.operation)
-                if isinstance(body, Fault):
-                    return body
-                headers = response.headers
-                answer = Answer(
-                    response.status_code,
-                    body,
-                    headers.get("date", ""),
-                    headers.get("retry-after", ""),
-                    headers.get("content-type", ""),
-                )
-                self._measure_skew(answer, sent_at, arrived_at)
-                return answer
-        except _CLIENT_ERRORS as error:
-            return fault_of(error)
-
-    @contextmanager
-    def _opened(self, transport: httpx.BaseTransport, call: Call[Result], secret: Secret) -> Iterator[httpx.Response]:
-        """Send without an `httpx.Client`: no cookie can leak, no redirect is followed, and it is faster."""
-        request = httpx.Request(
+    def _request(self, call: Call[Result], secret: Secret) -> httpx.Request:
+        """Return a request without an `httpx.Client`: no cookie can leak, no redirect is followed, and it is faster."""
+        return httpx.Request(
             call.method,
             self._base_url + call.path,
             params=call.query,
@@ -248,11 +227,32 @@ class AstroHttp:
             headers={**_HEADERS, **(call.headers or {}), "Authorization": f"Bearer {secret.reveal()}"},
             extensions={"timeout": self._timeouts},
         )
-        response = transport.handle_request(request)
+
+    def _exchange(self, call: Call[Result], secret: Secret) -> Answer | Fault:
         try:
-            yield response
-        finally:
-            response.close()
+            request = self._request(call, secret)
+            with self._transports.one() as transport:
+                sent_at = self._clock.now()  # a wait for a connection is no part of the way to the API
+                with closing(transport.handle_request(request)) as response:
+                    return self._answer(call.operation, response, sent_at)
+        except _CLIENT_ERRORS as error:
+            return fault_of(error)
+
+    def _answer(self, operation: Operation, response: httpx.Response, sent_at: datetime) -> Answer | Fault:
+        arrived_at = self._clock.now()
+        body = self._body(response, operation)
+        if isinstance(body, Fault):
+            return body
+        headers = response.headers
+        answer = Answer(
+            response.status_code,
+            body,
+            headers.get("date", ""),
+            headers.get("retry-after", ""),
+            headers.get("content-type", ""),
+        )
+        self._measure_skew(answer, sent_at, arrived_at)
+        return answer
 
     def _body(self, response: httpx.Response, operation: Operation) -> bytes | Fault:
         largest = _LARGEST_LIST if operation is Operation.LIST else _LARGEST_OTHER

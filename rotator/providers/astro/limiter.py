@@ -119,7 +119,9 @@ class Limiters:
         """Return the limiter of a credential."""
         key = self._name(secret)
         with self._lock:
-            limiter = self._known.setdefault(key, Limiter(self._rate, self._clock))
+            limiter = self._known.get(key)
+            if limiter is None:
+                limiter = self._known[key] = Limiter(self._rate, self._clock)
             self._known.move_to_end(key)
             while len(self._known) > _KEPT and next(iter(self._known.values())).is_idle():
                 self._forgotten_s += self._known.popitem(last=False)[1].waited_s

@@ -7,9 +7,12 @@ import random
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import httpx
@@ -292,6 +295,36 @@ def test_clock_skew_is_measured_at_half_of_the_round_trip() -> None:
     with pytest.raises(Permanent, match="base_url"):
         provider.get(REF)
     assert provider.clock_skew() == timedelta(seconds=60.5)
+
+
+def test_a_wait_for_a_connection_is_no_clock_skew() -> None:
+    """Who waited ten seconds until one of the few connections was free measures the API's clock like anybody else."""
+    clock, under_way, go_on = VirtualClock(), threading.Event(), threading.Event()
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/slow":
+            under_way.set()
+            assert go_on.wait(60)
+        return httpx.Response(200, json={}, headers={"Date": format_datetime(clock.now(), usegmt=True)})
+
+    endpoint = Endpoint("https://api.example.com", calls=1)
+    http = AstroHttp("astro", endpoint, clock, lambda _: None, random.Random(1), lambda: httpx.MockTransport(handler))
+    limiters = Limiters({}, clock)
+
+    def asked(path: str) -> None:
+        http.send(Call(Operation.GET, "GET", path, decode_done), lambda: Secret("a.b.c"), limiters)
+
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(asked, "/slow")
+        assert under_way.wait(60)
+        waiting = pool.submit(asked, "/waiting")
+        while http._transports._free._value or not http._transports._free._cond._waiters:  # type: ignore[attr-defined]
+            time.sleep(0.001)
+        clock.sleep(timedelta(seconds=10))
+        go_on.set()
+        slow.result()
+        waiting.result()
+    assert http.skew == timedelta(seconds=0.5)
 
 
 def test_each_request_is_reported() -> None:
