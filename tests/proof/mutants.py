@@ -161,8 +161,8 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         "the version of the lineage is ignored when a rotation opens",
         "journal/sqlite.py",
-        "    return not is_open and version == lineage.version\n",
-        "    return not is_open\n",
+        "    return not is_open and version == lineage.version, holder\n",
+        "    return not is_open, holder\n",
         ("rotation in place",),
     ),
     Mutant(
