@@ -129,6 +129,10 @@ def run() -> None:
             traceback.print_exc()
         click.echo(f"rotator: unexpected {type(error).__name__}; run again with --debug and report it", err=True)
         code = FAILED
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):  # nobody reads it; at the end the interpreter would try again, and exit with 120
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     sys.exit(code if isinstance(code, int) else OK)
 
 

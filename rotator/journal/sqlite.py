@@ -241,14 +241,18 @@ class SqliteJournal(Reader):
         super().__init__(path)
         brand_new = not path.exists()
         self._keyring = Keyring(_key_text(keys, path, brand_new), keys.reference)
-        self._lock = FileLock(path.with_name(path.name + ".lock"))
-        if brand_new:
-            _create(path)
-        self._writing = _connect(path, "rw")
-        with self._lock.held():
-            migrate(self._writing, str(path))
-            self._fingerprints = Fingerprints(self._fingerprint_key(path))
-        self._instances = Instances(path.with_name(path.name + ".instances"), self._lock)
+        with contextlib.ExitStack() as undo:
+            self._lock = FileLock(path.with_name(path.name + ".lock"))
+            undo.callback(self._lock.close)
+            if brand_new:
+                _create(path)
+            self._writing = _connect(path, "rw")
+            undo.callback(self._writing.close)
+            with self._lock.held():
+                migrate(self._writing, str(path))
+                self._fingerprints = Fingerprints(self._fingerprint_key(path))
+            self._instances = Instances(path.with_name(path.name + ".instances"), self._lock)
+            undo.pop_all()
         self._numbers = itertools.count(1)
         self._held: dict[str, str] = {}
         self._proven: Recent[object] = Recent(monotonic)
@@ -535,11 +539,14 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
     )
-    if mode == "ro":
-        connection.execute("PRAGMA query_only = ON")
-        return connection
-    for pragma in ("journal_mode = WAL", "wal_autocheckpoint = 0", "secure_delete = ON", "temp_store = MEMORY"):
-        connection.execute(f"PRAGMA {pragma}").fetchall()
+    reading = ("query_only = ON",)
+    writing = ("journal_mode = WAL", "wal_autocheckpoint = 0", "secure_delete = ON", "temp_store = MEMORY")
+    try:
+        for pragma in reading if mode == "ro" else writing:
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
