@@ -680,10 +680,25 @@ class Pki:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
-        if not authority:
+        if authority:
+            made = made.add_extension(_SIGNING, critical=True)  # Python 3.13 asks authorities for it
+        else:
             made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)
             made = made.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         return made.sign(self._key, hashes.SHA256())
+
+
+_SIGNING = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 @pytest.fixture(scope="module")
