@@ -131,8 +131,10 @@ def run() -> None:
         code = FAILED
     try:
         sys.stderr.flush()
-    except (OSError, ValueError):  # nobody reads it; at the end the interpreter would try again, and exit with 120
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    except OSError:  # nobody reads it: at the end the interpreter would try again, and exit with 120
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    except (AttributeError, ValueError):
+        pass  # there is none
     sys.exit(code if isinstance(code, int) else OK)
 
 
