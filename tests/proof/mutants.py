@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -210,8 +211,8 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         "a drift that another process has mended counts as a fight",
         "engine/beginning.py",
-        "        token = _look_again(desk, row, lineage)\n",
-        _FIGHTS + "        token = _look_again(desk, row, lineage)\n",
+        "            token = _look_again(desk, row, lineage)\n",
+        textwrap.indent(_FIGHTS, "    ") + "            token = _look_again(desk, row, lineage)\n",
         ("rotation for a drift",),
     ),
     Mutant(
