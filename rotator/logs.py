@@ -5,8 +5,6 @@ secret; text of the API arrives escaped by JSON, or by `visible` on a terminal.
 """
 
 import sys
-import threading
-from collections import deque
 from functools import cached_property
 from typing import TYPE_CHECKING, TextIO, cast
 
@@ -85,31 +83,6 @@ class StandardOutput:
         sys.stdout.flush()
 
 
-class Lines:
-    """The logger behind structlog: whoever finds nobody writing writes for all who came meanwhile.
-
-    A thread that waited for another's write would wait for the interpreter's lock with it, and with sixteen workers
-    that is longer than the write. While standard error is stuck only one thread is, and the oldest lines are let go.
-    """
-
-    def __init__(self, stream: "TextIO") -> None:
-        self._stream = stream
-        self._lines: deque[str] = deque(maxlen=_WAITING)
-        self._is_writing = threading.Lock()
-
-    def msg(self, line: str) -> None:
-        """Write a line, or leave it to whoever writes now; raises what writing raises."""
-        self._lines.append(line + "\n")
-        while self._lines and self._is_writing.acquire(blocking=False):  # again: one may have come at the last moment
-            try:
-                self._stream.write("".join(self._lines.popleft() for _ in range(len(self._lines))))
-                self._stream.flush()
-            finally:
-                self._is_writing.release()
-
-    info = warning = msg
-
-
 class Log:
     """Writes events.
 
@@ -143,7 +116,7 @@ class Log:
             structlog.dev.ConsoleRenderer(colors=False) if self._terminal else structlog.processors.JSONRenderer()
         )
         return structlog.wrap_logger(
-            Lines(cast("TextIO", StandardError())),
+            structlog.WriteLogger(cast("TextIO", StandardError())),  # a line and its end in one write
             processors=[structlog.processors.add_log_level, renderer],
         ).bind()  # once: the proxy would do it for each line
 
@@ -152,9 +125,6 @@ _FIELDS = (
     "provider", "policy", "token_id", "token_name", "rotation_id", "sink", "location", "channel", "hook", "outcome",
     "reason", "step", "message",
 )  # fmt: skip
-
-
-_WAITING = 10_000  # lines
 
 
 def _shown(value: object) -> str:

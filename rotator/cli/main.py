@@ -109,12 +109,14 @@ def run() -> None:
     """Run the command line and leave with its exit code."""
     # A polite stop is the same as Ctrl-C: what has begun is finished or journalled.
     signal.signal(signal.SIGTERM, _interrupt)
+    _open_streams()
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        click.echo(redacted(shown.getvalue()), err=True, nl=False)
+        with suppress(OSError):
+            click.echo(redacted(shown.getvalue()), err=True, nl=False)
         code = USAGE
     except (KeyboardInterrupt, click.Abort):
         code = INTERRUPTED
@@ -125,17 +127,23 @@ def run() -> None:
         tell(error)
         code = exit_code_of(error)
     except Exception as error:  # noqa: BLE001 - boundary "request": no traceback meets a user without --debug
-        if _DEBUG in sys.argv:
-            traceback.print_exc()
-        click.echo(f"rotator: unexpected {type(error).__name__}; run again with --debug and report it", err=True)
+        with suppress(OSError):
+            if _DEBUG in sys.argv:
+                traceback.print_exc()
+            click.echo(f"rotator: unexpected {type(error).__name__}; run again with --debug and report it", err=True)
         code = FAILED
     try:
         sys.stderr.flush()
     except OSError:  # nobody reads it: at the end the interpreter would try again, and exit with 120
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-    except (AttributeError, ValueError):
-        pass  # there is none
     sys.exit(code if isinstance(code, int) else OK)
+
+
+def _open_streams() -> None:
+    """Put nothing in the place of a stream that was closed before we began, lest a file of ours gets its number."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
 
 
 def tell(error: RotatorError) -> None:

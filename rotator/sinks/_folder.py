@@ -25,6 +25,7 @@ from rotator.sinks._paths import RESERVED
 
 _LOCK_WAIT_S = 30.0
 _LOCK_POLL_S = 0.005
+_CHUNK = 65536  # bytes
 _LARGEST = 4 * 1024 * 1024  # bytes; beyond it, the file is something else than a file of secrets
 _LEFTOVER = re.compile(re.escape(RESERVED) + r"[0-9a-f]{32}")
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -190,7 +191,7 @@ def read(folder: int, name: str) -> Existing | None:
             raise Permanent("a folder, pipe or device stands where the file should be")
         if status.st_size > _LARGEST:
             raise Permanent(f"the file is larger than {_LARGEST} bytes; is it the right one?")
-        return Existing(_content(descriptor, status.st_size), status)
+        return Existing(_content(descriptor), status)
     finally:
         os.close(descriptor)
 
@@ -342,9 +343,9 @@ def _create(folder: int) -> tuple[str, int]:
     return name, os.open(name, _CREATE_FILE, 0o600, dir_fd=folder)
 
 
-def _content(descriptor: int, size: int) -> bytes:
+def _content(descriptor: int) -> bytes:
     content = b""
-    while part := os.read(descriptor, size + 1):
+    while part := os.read(descriptor, _CHUNK):
         content += part
     return content
 

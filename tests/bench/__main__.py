@@ -101,12 +101,12 @@ class Run:
         return (self.settled - 1) / self.seconds
 
 
-def rotations(config: Path, cores: Sequence[str] = ()) -> Run:
-    """Run a sweep that logs to a file, as a service does; `cores` is what comes before the command."""
+def rotations(config: Path, prefix: Sequence[str] = ()) -> Run:
+    """Run a sweep that logs to a file, as a service does; `prefix` is a command that runs it, such as taskset."""
     log = config.with_suffix(".log")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with log.open("w") as stream:
-        command = [*cores, *sweep_command(config)]
+        command = [*prefix, *sweep_command(config)]
         run = subprocess.run(command, stdout=subprocess.PIPE, stderr=stream, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -139,11 +139,11 @@ def pipeline() -> None:
     limit = 16 / (0.02 * CALLS_PER_ROTATION)
     one = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))]
     with tempfile.TemporaryDirectory() as folder:  # emptied at the end: ext4 is slow to make files where some just went
-        for words, cores in (("one core", one), ("all cores", [])):
+        for words, prefix in (("one core", one), ("all cores", [])):
             with lifted(Path(folder) / words) as config:
-                run = rotations(config, cores)
+                run = rotations(config, prefix)
             with lifted(Path(folder) / f"bare on {words}") as config:
-                command = [*cores, sys.executable, "-m", "tests.bench.calls", str(config)]
+                command = [*prefix, sys.executable, "-m", "tests.bench.calls", str(config)]
                 bare = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
             print(
                 f"pipeline on {words}: {run.rate:.0f} rotations/s of {limit:.0f} = {run.rate / limit:.2f}"

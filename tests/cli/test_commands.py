@@ -296,6 +296,28 @@ def test_a_broken_standard_error_stops_no_rotation(bench: Lab) -> None:
     assert {row["token_id"] for row in json.loads(run.stdout)["settled"]} == due
 
 
+@pytest.mark.parametrize("stream", [1, 2])
+def test_a_stream_that_was_closed_before_stops_no_rotation(bench: Lab, stream: int) -> None:
+    """`rotator sweep 2>&-`: every due token is rotated, and no file of ours stands where the stream stood."""
+    due = len(bench.due_ids())
+    command = [sys.executable, "-m", "rotator", "sweep", "--config", str(bench.config_path)]
+    closing = ["sh", "-c", f'exec {stream}>&-; exec "$@"', "sh", *command]
+    run = subprocess.run(closing, capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 0
+    events = [json.loads(line)["event"] for line in (bench.folder / "audit.jsonl").read_text().splitlines()]
+    assert events.count("rotation_settled") == due
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["--nonsense"], ["schema", "nonsense"]])
+def test_a_usage_error_that_nobody_reads_exits_2(words: list[str]) -> None:
+    """As one that somebody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = subprocess.run([sys.executable, "-m", "rotator", *words], stderr=writing, check=False, timeout=60)
+    os.close(writing)
+    assert run.returncode == 2
+
+
 class Broken(io.StringIO):
     """A stream that nobody reads."""
 

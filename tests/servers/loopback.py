@@ -1,6 +1,8 @@
 """The HTTP server that the fakes stand on."""
 
+import sys
 from http.server import ThreadingHTTPServer
+from typing import Any
 
 
 class Loopback(ThreadingHTTPServer):
@@ -12,5 +14,7 @@ class Loopback(ThreadingHTTPServer):
 
     request_queue_size = 128
 
-    def handle_error(self, *_: object) -> None:
-        """Clients that hang up are no news."""
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up are no news; a fake that fails is."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)

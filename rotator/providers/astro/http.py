@@ -199,13 +199,13 @@ class AstroHttp:
             return CredentialRejected(f"{call.operation}: the credential is empty or holds characters no token has")
         asked_s = self._clock.monotonic()
         limiter.wait(call.method)
-        started_s, sent_at = self._clock.monotonic(), self._clock.now()
+        started_s, started_at = self._clock.monotonic(), self._clock.now()
         answer = self._exchange(call, secret)
-        outcome = _judged(call, answer, sent_at)
+        outcome = _judged(call, answer, started_at)
         self._emit(
             Event(
                 name=EventName.REQUEST_FINISHED,
-                at=sent_at,
+                at=started_at,
                 provider=self._name,
                 token_id=call.subject,
                 message=call.operation,
