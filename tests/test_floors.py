@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent / "rotator"
 FLOORS = [
     ("rotator.sandbox", -1),
     ("rotator.secret", 0), ("rotator.errors", 0), ("rotator.model", 0), ("rotator.events", 0), ("rotator.text", 0),
-    ("rotator.timing", 0), ("rotator.schedule", 0), ("rotator.address", 0),
+    ("rotator.timing", 0), ("rotator.schedule", 0), ("rotator.address", 0), ("rotator.causes", 0),
     ("rotator.claims", 1), ("rotator.templates", 1), ("rotator.planning", 1), ("rotator.simulation", 1),
     ("rotator.drift", 1), ("rotator.explaining", 1), ("rotator.marker", 1),
     ("rotator.audit.chain", 1), ("rotator.audit.report", 1), ("rotator.audit.rendering", 1),

@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, TypeVar
 
+from rotator.causes import causes
 from rotator.errors import (
     ConfigError,
     CredentialRejected,
@@ -32,15 +33,14 @@ from rotator.sinks._payload import Content
 from rotator.sinks._web import (
     BAD_BODY,
     BROKEN,
-    CERTIFICATE,
     UNCONNECTED,
     UNUSABLE,
     Fault,
     Pool,
-    led,
     looked_up,
     seconds,
     sound,
+    untrusted,
 )
 
 Found = TypeVar("Found")
@@ -327,9 +327,10 @@ def faults_of_sdk(sink: str) -> Mapping[type[BaseException], Fault]:
 
 def fault_of(faults: Mapping[type[BaseException], Fault], error: BaseException) -> Fault:
     """Return what an exception of the SDK means: by Key Vault's own code, else by status, else by class."""
-    names = {type(e).__name__ for e in led(error)}
-    if "SSLCertVerificationError" in names:
-        return CERTIFICATE
+    refused = untrusted(error)
+    if refused:
+        return refused
+    names = {type(cause).__name__ for cause in causes(error)}
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", 0)
     for code in _codes(response):

@@ -34,16 +34,15 @@ from rotator.secret import Secret
 from rotator.sinks._web import (
     BAD_BODY,
     BROKEN,
-    CERTIFICATE,
     LATE,
     UNCONNECTED,
     UNUSABLE,
     Fault,
     Pool,
     judged,
-    led,
     looked_up,
     seconds,
+    untrusted,
 )
 
 Row = TypeVar("Row")
@@ -203,9 +202,8 @@ class GitHub:
 
 def fault_of(error: BaseException) -> Fault:
     """Return what an exception of the HTTP client means."""
-    if isinstance(error, httpx.ConnectError) and any(isinstance(e, ssl.SSLCertVerificationError) for e in led(error)):
-        return CERTIFICATE
-    return looked_up(FAULTS, error)
+    refused = untrusted(error) if isinstance(error, httpx.ConnectError) else None
+    return refused or looked_up(FAULTS, error)
 
 
 def failure(subject: str, answer: Answer | Fault, is_write: bool) -> RotatorError:

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from rotator.causes import causes
 from rotator.errors import (
     ConfigError,
     CredentialRejected,
@@ -29,16 +30,15 @@ from rotator.sinks._payload import Content
 from rotator.sinks._web import (
     BAD_BODY,
     BROKEN,
-    CERTIFICATE,
     LATE,
     UNCONNECTED,
     UNUSABLE,
     Fault,
     Pool,
-    led,
     looked_up,
     seconds,
     sound,
+    untrusted,
 )
 
 Found = TypeVar("Found")
@@ -355,9 +355,10 @@ def fault_of(faults: Mapping[type[BaseException], Fault], error: BaseException) 
     if fault.kind is Throttled:
         pause = seconds(response.headers.get("retry-after", ""), _LONGEST_PAUSE) if response is not None else None
         return Fault(fault.words, Throttled, pause)
-    names = {type(e).__name__ for e in led(error)}
-    if "SSLCertVerificationError" in names:
-        return CERTIFICATE
+    refused = untrusted(error)
+    if refused:
+        return refused
+    names = {type(cause).__name__ for cause in causes(error)}
     return UNCONNECTED if fault is BROKEN and names & {"NewConnectionError", "NameResolutionError"} else fault
 
 

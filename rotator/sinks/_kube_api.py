@@ -11,7 +11,7 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cache
@@ -23,6 +23,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import getproxies_environment
 
+from rotator.causes import distrust
 from rotator.errors import ConfigError, CredentialRejected, Permanent, Temporary
 from rotator.recent import Recent
 from rotator.secret import Secret
@@ -371,16 +372,9 @@ def _trust(access: Access, configuration: Any) -> ssl.SSLContext:
 
 
 def _trouble(error: BaseException, errors: SimpleNamespace) -> Trouble:
-    if any(type(cause).__name__ == "SSLCertVerificationError" for cause in _causes(error)):
+    if distrust(error) is not None:
         return Trouble.UNTRUSTED
     return Trouble.UNREACHABLE if isinstance(error, errors.NOT_SENT) else Trouble.CUT
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        yield from (argument for argument in error.args if isinstance(argument, BaseException))
-        error = error.__cause__ or error.__context__
 
 
 def _content(response: Any, until_s: float) -> bytes | None:

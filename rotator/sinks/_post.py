@@ -18,11 +18,12 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import certifi
 
+from rotator.causes import distrust
 from rotator.errors import Permanent
 
 _LARGEST = 65536  # bytes of an answer
@@ -73,7 +74,6 @@ GARBLED = Fault("the answer is not HTTP", Fate.MAYBE_SENT)
 # Looked up along the class's own ancestors. The first table is for all that fails before a byte of the request has
 # left, the second for what fails later.
 CONNECTING: Mapping[type[Exception], Fault] = {
-    ssl.SSLCertVerificationError: UNTRUSTED,
     ssl.SSLError: NO_TLS,
     socket.gaierror: NO_NAME,
     TimeoutError: NO_CONNECTION_IN_TIME,
@@ -373,6 +373,9 @@ def _left(deadline_s: float) -> float:
 def _connecting(error: Exception) -> Fault:
     if isinstance(error, OSError) and error.errno is None and str(error).startswith("Tunnel connection failed"):
         return NO_TUNNEL  # it has no class of its own
+    why = distrust(error)
+    if why is not None:
+        return replace(UNTRUSTED, words=f"{UNTRUSTED.words} ({why})")
     return next(CONNECTING[kind] for kind in type(error).__mro__ if kind in CONNECTING)
 
 

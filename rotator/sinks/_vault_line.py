@@ -6,8 +6,7 @@ returns what happened, and the caller raises. Loaded on demand, for hvac takes 1
 """
 
 import os
-import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
@@ -19,6 +18,7 @@ import urllib3.exceptions
 from hvac.adapters import RawAdapter
 from requests.adapters import HTTPAdapter
 
+from rotator.causes import causes, distrust
 from rotator.errors import CredentialRejected, Forbidden, OutcomeUnknown, Permanent, RotatorError, Temporary, Throttled
 from rotator.secret import Secret
 from rotator.sinks._vault_calls import Answer, Call, Failure
@@ -122,9 +122,11 @@ def _silence(error: Exception, *, writes: bool) -> Failure:
 
     requests wraps urllib3 and that wraps the system, each in its own way, so the causes are looked through by name.
     """
-    names = {type(cause).__name__ for cause in _causes(error)}
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
-        return Failure(Permanent, "Vault's certificate is not trusted; set `ca_bundle`, or correct `address`")
+    why = distrust(error)
+    if why is not None:
+        said = "Vault's certificate is not trusted; set `ca_bundle`, or correct `address`"
+        return Failure(Permanent, f"{said} ({why})")
+    names = {type(cause).__name__ for cause in causes(error)}
     if names & {
         "InvalidURL",
         "InvalidSchema",
@@ -141,17 +143,6 @@ def _silence(error: Exception, *, writes: bool) -> Failure:
     kind = OutcomeUnknown if writes else Temporary
     slow = names & {"ReadTimeout", "ReadTimeoutError", "Timeout"}
     return Failure(kind, "Vault did not answer in time" if slow else "the connection to Vault broke")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    waiting: list[object] = [error]
-    while waiting:
-        cause = waiting.pop()
-        if isinstance(cause, BaseException) and id(cause) not in seen:
-            seen.add(id(cause))
-            yield cause
-            waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
 
 
 def _wait(text: str) -> timedelta | None:

@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 import certifi
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from rotator.causes import distrust
 from rotator.credentials import Reference
 from rotator.errors import ConfigError, OutcomeUnknown, Permanent, RotatorError, Temporary
 from rotator.timing import parse_duration
@@ -110,11 +111,18 @@ class Fault:
 
 
 UNCONNECTED = Fault("no connection could be made", Temporary)
-CERTIFICATE = Fault("the server's certificate is not trusted; check ca_bundle", Permanent)
 UNUSABLE = Fault("the request cannot be made; check the address and the proxy", Permanent)
 LATE = Fault("no complete answer in time")
 BROKEN = Fault("the connection broke, or the answer was cut off")
 BAD_BODY = Fault("the answer has not the expected form; does the address name the right API?")
+
+
+def untrusted(error: BaseException) -> Fault | None:
+    """Return the fault of a call that ended because the server's certificate was refused; None if it was not."""
+    why = distrust(error)
+    if why is None:
+        return None
+    return Fault(f"the server's certificate is not trusted; check ca_bundle ({why})", Permanent)
 
 
 def looked_up(table: Mapping[type[BaseException], Fault], error: BaseException) -> Fault:
@@ -134,17 +142,6 @@ def sound(outcome: Outcome | Fault, location: str, is_write: bool) -> Outcome:
     if isinstance(outcome, Fault):
         raise judged(location, outcome, is_write)
     return outcome
-
-
-def led(error: BaseException) -> list[BaseException]:
-    """Return an exception and what led to it, as cause, context or, as SDKs and urllib3 have it, inside."""
-    found: list[BaseException] = [error]
-    for current in found:
-        inside = (getattr(current, name, None) for name in ("__cause__", "__context__", "inner_exception", "reason"))
-        for near in (*inside, *current.args):
-            if isinstance(near, BaseException) and len(found) < 32 and not any(near is known for known in found):
-                found.append(near)
-    return found
 
 
 def seconds(text: str, longest: timedelta) -> timedelta | None:

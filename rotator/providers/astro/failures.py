@@ -7,14 +7,14 @@ request id, in our own words: never a body, a URL, a header or the vendor's text
 
 import email.utils
 import re
-import ssl
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum, StrEnum
 
 import httpx
 
+from rotator.causes import distrust
 from rotator.errors import (
     CredentialRejected,
     Forbidden,
@@ -149,10 +149,9 @@ _RETRIABLE = frozenset({408, 425})
 
 def fault_of(error: Exception) -> Fault:
     """Return what an exception of the HTTP client means."""
-    if isinstance(error, httpx.ConnectError) and any(
-        isinstance(e, ssl.SSLCertVerificationError) for e in _chain(error)
-    ):
-        return CERTIFICATE
+    why = distrust(error) if isinstance(error, httpx.ConnectError) else None
+    if why is not None:
+        return replace(CERTIFICATE, words=f"{CERTIFICATE.words} ({why})")
     return next(EXCEPTIONS[kind] for kind in type(error).__mro__ if kind in EXCEPTIONS)
 
 
@@ -243,13 +242,3 @@ def _said(operation: Operation, subject: str) -> str:
 def _request_id(error: WireError | None) -> str:
     """The request id helps the vendor's support; it is theirs, so only its known form is repeated."""
     return f", request {error.request_id}" if error is not None and _UUID.fullmatch(error.request_id) else ""
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and what led to it, also what httpcore hides with `from None`."""
-    current: BaseException | None = error
-    for _ in range(16):
-        if current is None:
-            return
-        yield current
-        current = current.__cause__ or current.__context__

@@ -173,10 +173,12 @@ def test_a_certificate_that_is_not_trusted_is_permanent() -> None:
     """Found also where httpcore hid the cause; nothing was sent, and repeating does not help."""
     error, hidden = httpx.ConnectError("x"), OSError("httpcore's")
     hidden.__context__, hidden.__suppress_context__ = ssl.SSLCertVerificationError(1, "verify failed"), True
+    hidden.__context__.verify_message = "certificate has expired"
     error.__cause__ = hidden
-    assert fault_of(error) is CERTIFICATE
-    assert type(verdict(Operation.ROTATE, "t1", CERTIFICATE)) is Permanent
-    assert "ca_bundle" in str(verdict(Operation.GET, "t1", CERTIFICATE))
+    fault = fault_of(error)
+    assert fault.kind == CERTIFICATE.kind
+    assert type(verdict(Operation.ROTATE, "t1", fault)) is Permanent
+    assert "check ca_bundle (certificate has expired)" in str(verdict(Operation.GET, "t1", fault))
 
 
 @pytest.mark.parametrize("fault", [BAD_BODY, TOO_LARGE, TOO_LATE], ids=lambda fault: fault.kind)
