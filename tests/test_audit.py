@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rotator.audit import AuditFile, Author, Head, canonical, verify
-from rotator.audit.chain import Line, line_hash, parsed
+from rotator.audit.chain import Line, line_hash, linked, parsed
 from rotator.audit.chain import written as written_line
 from rotator.errors import AuditUnavailable, ConfigError
 from rotator.events import Event, EventName
@@ -139,3 +139,15 @@ def test_a_line_is_read_back_whatever_it_holds(record: dict[str, object], seq: i
     assert (line.head.seq, line.record) == (seq, said)
     spaced = json.dumps({**said, "hash": line.head.hash}).encode() + b"\n"
     assert parsed(spaced) == line
+
+
+@given(st.dictionaries(KEYS, VALUES))
+@example({"token": {"name": "a\x7fb"}})
+@example({"message": "plain"})
+def test_the_faster_codec_writes_the_very_same_line(record: dict[str, object]) -> None:
+    """A line of ours has one form, whichever codec wrote it: ASCII, and nothing in it that a terminal obeys."""
+    said = {key: value for key, value in record.items() if key != "hash"}
+    claimed, raw = linked("0" * 64, said)
+    assert claimed == line_hash("0" * 64, said)
+    assert raw == written_line({**said, "hash": claimed})
+    assert raw.decode("ascii").rstrip("\n").isprintable()
