@@ -171,5 +171,6 @@ MEASUREMENTS: dict[str, Callable[[], None]] = {
 }
 
 if __name__ == "__main__":
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # as it is installed: compiled
     for name in sys.argv[1:] or [one for one in MEASUREMENTS if one != "daemon"]:  # that one lasts half an hour
         MEASUREMENTS[name]()
