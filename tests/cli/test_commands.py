@@ -318,6 +318,17 @@ def test_a_usage_error_that_nobody_reads_exits_2(words: list[str]) -> None:
     assert run.returncode == 2
 
 
+def test_what_could_not_be_said_does_not_change_the_exit_code() -> None:
+    """Words left in a buffer that nobody will read: the interpreter alone would exit with 120."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    buffered = "import sys; sys.stderr = open(2, 'w', closefd=False); sys.argv[1:] = ['nonsense']"
+    command = [sys.executable, "-c", f"{buffered}; from rotator.__main__ import main; main()"]
+    run = subprocess.run(command, stderr=writing, check=False, timeout=60)
+    os.close(writing)
+    assert run.returncode == 2
+
+
 class Broken(io.StringIO):
     """A stream that nobody reads."""
 

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import fcntl
+import gc
 import multiprocessing
 import os
 import signal
@@ -157,6 +158,27 @@ def test_a_wrong_key_is_refused_and_nothing_is_lost(tmp_path: Path, text: str) -
     assert (tmp_path / "rotator.db").read_bytes() == before
     with opened(tmp_path) as journal:
         assert journal.secret(sealed).reveal() == CANARY
+
+
+def test_a_journal_that_cannot_be_opened_leaves_nothing_open(tmp_path: Path) -> None:
+    """A daemon that is told to reload to it again and again must not run out of files."""
+    with opened(tmp_path):
+        pass
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "rotator.db").write_bytes(b"no database, " * 500)
+
+    def tried() -> int:
+        gc.disable()
+        try:
+            for folder, key in ((tmp_path, OTHER), (tmp_path / "other", KEY)):
+                with pytest.raises(ConfigError), opened(folder, KeySource("env:KEY", Secret(key))):
+                    pass
+            return len(os.listdir("/proc/self/fd"))
+        finally:
+            gc.enable()
+
+    before = tried()
+    assert [tried() for _ in range(3)] == [before] * 3
 
 
 def test_a_key_is_made_only_with_a_new_journal(tmp_path: Path) -> None:
