@@ -1,11 +1,12 @@
 """What is wrong with a file, in words: the place, what was found, and the fix."""
 
 import difflib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from rotator.config.tables import File
 from rotator.errors import Problem
 
 _UNSAID = ("sinks.", "audit.http.")  # a URL may hold a secret in its path
@@ -23,10 +24,7 @@ def explained(row: Any, model: type[BaseModel], where: tuple[str, ...]) -> Probl
     location = [str(part) for part in row["loc"] if part not in ("timedelta", "function-before")]
     path = ".".join((*where, *location))
     if row["type"] == "extra_forbidden":
-        allowed = _keys_at(model, row["loc"][:-1])
-        near = difflib.get_close_matches(location[-1], allowed, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"allowed here: {', '.join(sorted(allowed))}"
-        return Problem(path, f"unknown key; {hint}")
+        return Problem(path, f"unknown key; {_hint(model, location, where)}")
     if row["type"] == "missing":
         return Problem(path, "is missing")
     said = row["msg"].removeprefix("Value error, ")
@@ -37,13 +35,42 @@ def explained(row: Any, model: type[BaseModel], where: tuple[str, ...]) -> Probl
     return Problem(path, f"{said}{'' if repr(found) in said else shown}")
 
 
-def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+def _hint(model: type[BaseModel], location: Sequence[str], where: tuple[str, ...]) -> str:
+    """Return what to do about an unknown key: in TOML, many are right but for the table they stand in."""
+    *table, key = location
+    for home, keys in _others(model, table, where):
+        if key in keys:
+            return f"it belongs into {'.'.join(home)}" if home else "it belongs to the top, above all tables"
+    allowed = _keys_at(model, table)
+    near = difflib.get_close_matches(key, allowed, 1)
+    return f"did you mean {near[0]!r}?" if near else f"allowed here: {', '.join(sorted(allowed))}"
+
+
+def _others(
+    model: type[BaseModel], table: Sequence[str], where: tuple[str, ...]
+) -> Iterator[tuple[Sequence[str], list[str]]]:
+    """Yield the tables below one and their keys, then those that it stands in, the nearest first."""
+    path = (*where, *table)
+    for name, field in _model_at(model, table).model_fields.items():
+        below = _model_in(field.annotation)
+        if below:
+            yield (*path, name, *(("NAME",) if get_origin(field.annotation) is dict else ())), list(below.model_fields)
+    for depth in reversed(range(len(path))):
+        yield path[:depth], _keys_at(File, path[:depth])
+
+
+def _keys_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
     """Return the keys that are allowed at a place of the file."""
-    found: type[BaseModel] | None = model
+    return list(_model_at(model, location).model_fields)
+
+
+def _model_at(model: type[BaseModel], location: Sequence[str]) -> type[BaseModel]:
+    """Return what a place of the file has to be; names and numbers of tables are passed over."""
+    found = model
     for part in location:
-        field = found.model_fields.get(str(part)) if found else None
-        found = _model_in(field.annotation) if field else found
-    return list(found.model_fields) if found else []
+        field = found.model_fields.get(part)
+        found = (_model_in(field.annotation) if field else None) or found
+    return found
 
 
 def _model_in(annotation: object) -> type[BaseModel] | None:

@@ -196,12 +196,14 @@ class Service:
             if self._stop.is_set():
                 return
             self._systemd.reloading()
+            self._reload_again_s = self._clock.monotonic() + RELOAD_AGAIN_S  # also after an error that is not ours
             try:
                 self._swap(self._built())
+                self._reload_again_s = None
             except RotatorError as error:
                 self._refused(error)
-                if isinstance(error, Temporary):  # a store that is down for a moment, say
-                    self._reload_again_s = self._clock.monotonic() + RELOAD_AGAIN_S
+                if not isinstance(error, Temporary):  # unlike a store that is down for a moment, say
+                    self._reload_again_s = None
             finally:
                 self._systemd.ready()
 

@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from rotator.board import Board
+from rotator.config import Config, load
 from rotator.daemon.service import Service, Watchers
 from rotator.daemon.systemd import Systemd
+from rotator.errors import Temporary
 from rotator.events import Event, EventName
 from rotator.ports import Clock
 from rotator.sandbox import Fault, Faults, SandboxConfig
@@ -63,6 +67,29 @@ def edit(path: Path, old: str, new: str) -> None:
 def sweeping() -> bool:
     """Whether a sweeper's thread is at work."""
     return any(thread.name == "sweeper-astro" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("error", [Temporary("down"), KeyError("nobody thought of it")])
+def test_a_reload_that_failed_for_what_may_pass_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A minute later, though the file has not changed again; also after an error that is not ours."""
+    failures = [error]
+
+    def loading(path: Path) -> Config:
+        if failures:
+            raise failures.pop()
+        return load(path)
+
+    clock = JumpingClock()
+    with lab(tmp_path, jumping=False) as bench, working(bench, clock) as at_work:
+        monkeypatch.setattr("rotator.daemon.service.load", loading)
+        edit(bench.config_path, '"90d"', '"91d"')
+        at_work.until(lambda: not failures)
+        at_work.until(lambda: bool(at_work.told(EventName.CONFIG_REFUSED) or at_work.told(EventName.SWEEP_FAILED)))
+        assert at_work.service.config.policies[0].when.max_age == timedelta(days=90)
+        clock.jump(timedelta(seconds=61))
+        at_work.until(lambda: at_work.service.config.policies[0].when.max_age == timedelta(days=91))
 
 
 def test_a_row_that_cannot_be_read_does_not_leave_a_reload_half_done(tmp_path: Path) -> None:
