@@ -19,9 +19,12 @@ def causes(error: BaseException) -> list[BaseException]:
 def distrust(error: BaseException) -> str | None:
     """Return why a server's certificate was refused, as OpenSSL says it; None if that is not what happened.
 
-    By the name of the class, for some libraries bring an `ssl` of their own.
+    By the name of the class, for some libraries bring an `ssl` of their own. Under botocore urllib3 compares the names
+    itself, and raises a class of its own, whose text quotes the certificate.
     """
     for cause in causes(error):
         if type(cause).__name__ == "SSLCertVerificationError":
             return visible(str(getattr(cause, "verify_message", "") or "no reason given"))
+        if type(cause).__name__ == "CertificateError":
+            return "hostname mismatch"
     return None

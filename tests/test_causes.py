@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Callable
 
 import pytest
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from rotator.causes import causes, distrust
 
@@ -51,6 +52,12 @@ def as_reason() -> Exception:
 def test_the_reason_is_found_and_safe_to_show(made: Callable[[], Exception]) -> None:
     """Itself, as cause, as context, in an attribute, among the arguments."""
     assert distrust(made()) == "certificate is not valid for 'a\\x1b[2J'"
+
+
+def test_a_name_that_urllib3_compared_itself_is_told_without_its_words() -> None:
+    """They quote the certificate."""
+    refused = CertificateError("hostname 'localhost' doesn't match 'theirs'")
+    assert distrust(ValueError(refused)) == "hostname mismatch"
 
 
 def test_other_failures_are_no_distrust() -> None:

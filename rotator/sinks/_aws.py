@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from rotator.causes import distrust
 from rotator.errors import (
     CredentialRejected,
     Forbidden,
@@ -333,6 +334,7 @@ RAISED: dict[str, tuple[type[RotatorError], str]] = {
     "ValueError": (Permanent, "the SDK refuses its options; check region, endpoint_url, profile and ca_bundle"),
     "OSError": (Permanent, "a file that the SDK needs cannot be read; check ca_bundle and the token file"),
 }
+_UNTRUSTED = "the server's certificate is not trusted; check ca_bundle, SSL_CERT_FILE and the proxy"
 _BUILT_IN = (ValueError, OSError, RuntimeError, AttributeError, TypeError, LookupError)  # that the SDK lets through
 _VALUE_IN = {"put_parameter": "Value"}
 _LOST_CONNECTION = "ConnectionClosedError"
@@ -487,6 +489,9 @@ def _failed(error: Exception, call: Call) -> Answer:
     names = [base.__name__ for base in type(error).__mro__]
     name = next((name for name in names if name in RAISED), "BotoCoreError")
     kind, words = RAISED[name]
+    why = distrust(error) if name == "SSLError" else None
+    if why is not None:  # nothing was sent, and the next attempt reads the bundle anew
+        kind, words = Temporary, f"{_UNTRUSTED} ({why})"
     return Answer(code=name, error=_error(kind, call, words, ""))
 
 

@@ -97,12 +97,14 @@ class Answer:
         content: The object; empty if what came is no JSON object of the Kubernetes API.
         trouble: Why nothing came.
         retry_after: The header, empty if absent.
+        distrust: Why the certificate is not trusted, in OpenSSL's words; empty if that is not the trouble.
     """
 
     status: int = 0
     content: Mapping[str, Any] = field(default_factory=dict, repr=False)
     trouble: Trouble | None = None
     retry_after: str = ""
+    distrust: str = ""
 
     @property
     def is_good(self) -> bool:
@@ -223,7 +225,7 @@ class _Session:
             finally:
                 response.close()  # what is read to its end has left its connection in the pool already
         except (*errors.NOT_SENT, *errors.ANY) as error:
-            return Answer(trouble=_trouble(error, errors))
+            return _unanswered(error, errors)
         if content is None:
             return Answer(trouble=Trouble.CUT)
         retry_after = response.headers.get("Retry-After", "")
@@ -371,10 +373,11 @@ def _trust(access: Access, configuration: Any) -> ssl.SSLContext:
     raise Temporary(f"the certificates in {path} cannot be used ({failure}); see that they exist and are whole")
 
 
-def _trouble(error: BaseException, errors: SimpleNamespace) -> Trouble:
-    if distrust(error) is not None:
-        return Trouble.UNTRUSTED
-    return Trouble.UNREACHABLE if isinstance(error, errors.NOT_SENT) else Trouble.CUT
+def _unanswered(error: BaseException, errors: SimpleNamespace) -> Answer:
+    why = distrust(error)
+    if why is not None:
+        return Answer(trouble=Trouble.UNTRUSTED, distrust=why)
+    return Answer(trouble=Trouble.UNREACHABLE if isinstance(error, errors.NOT_SENT) else Trouble.CUT)
 
 
 def _content(response: Any, until_s: float) -> bytes | None:

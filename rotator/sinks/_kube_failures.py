@@ -41,7 +41,7 @@ def failure(where: str, request: Request, answer: Answer) -> RotatorError:
         where: The place, or the workload at it: what the message is about.
     """
     if answer.trouble:
-        return _unanswered(where, request, answer.trouble)
+        return _unanswered(where, request, answer)
     if 200 <= answer.status < 300:
         said = f"{where}: what answered ({answer.status}) is not the Kubernetes API"
         return OutcomeUnknown(f"{said}, so perhaps it was written") if request.changes else Permanent(said)
@@ -59,10 +59,11 @@ def failure(where: str, request: Request, answer: Answer) -> RotatorError:
     return kind(f"{where}: {words} ({answer.status})")
 
 
-def _unanswered(where: str, request: Request, trouble: Trouble) -> RotatorError:
-    if trouble is Trouble.UNTRUSTED:
-        return Permanent(f"{where}: the certificate of the Kubernetes API is not trusted; fix the CA, or set ca_bundle")
-    if trouble is Trouble.UNREACHABLE:
+def _unanswered(where: str, request: Request, answer: Answer) -> RotatorError:
+    if answer.trouble is Trouble.UNTRUSTED:
+        said = f"{where}: the certificate of the Kubernetes API is not trusted; fix the CA, or set ca_bundle"
+        return Permanent(f"{said} ({answer.distrust})")
+    if answer.trouble is Trouble.UNREACHABLE:
         return Temporary(f"{where}: the Kubernetes API cannot be reached")
     if request.changes:
         return OutcomeUnknown(f"{where}: the Kubernetes API did not answer, so perhaps it was written")

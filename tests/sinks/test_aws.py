@@ -14,6 +14,7 @@ from typing import Any
 
 import botocore.exceptions
 import botocore.session
+import certifi
 import pytest
 from pydantic import ValidationError
 
@@ -27,10 +28,11 @@ from rotator.errors import (
     RotatorError,
     Temporary,
 )
+from rotator.secret import Secret
 from rotator.sinks import _aws
 from tests.servers.aws import ENVIRONMENT, REGION, AwsServer, Fault, serving
 from tests.servers.loopback import Loopback
-from tests.sinks.contract import raising_without_secret
+from tests.sinks.contract import CANARY, facts, mint, raising_without_secret
 
 ROLE = "arn:aws:iam::123456789012:role/rotator"
 MODULE: Any = sinks.load("aws_secrets_manager")
@@ -270,12 +272,14 @@ class _Proxy(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def http(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Run a small server and yield its URL."""
+def http(handler: type[BaseHTTPRequestHandler], tls: Any = None) -> Iterator[str]:
+    """Run a small server, with TLS if a context is given, and yield its URL."""
     server = Loopback(("127.0.0.1", 0), handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
     thread.join()
@@ -319,20 +323,68 @@ def test_trust_comes_from_one_bundle(aws: AwsServer, tmp_path: Path, monkeypatch
     for name in ("SSL_CERT_FILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
     certificate, context = _authority(tmp_path)
-    server = Loopback(("127.0.0.1", 0), _Proxy)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
     if how.isupper():
         monkeypatch.setenv(how, str(certificate))
     bundle = {"ca_bundle": str(certificate)} if how == "option" else {}
-    message = "TLS failed; check ca_bundle" if how == "nothing" else "whether a proxy is in the way"
-    endpoint = f"https://127.0.0.1:{server.server_port}"
-    with reading(aws, endpoint_url=endpoint, **bundle) as sink, raising_without_secret(RotatorError, match=message):
+    message = "not trusted; check ca_bundle" if how == "nothing" else "whether a proxy is in the way"
+    with (
+        http(_Proxy, context) as url,
+        reading(aws, endpoint_url=url, **bundle) as sink,
+        raising_without_secret(RotatorError, match=message),
+    ):
         sink.secret_at("svc")
-    server.shutdown()
-    server.server_close()
-    thread.join()
+
+
+@pytest.mark.parametrize("kind", ["aws_secrets_manager", "aws_ssm_parameter"])
+def test_why_a_certificate_is_refused_is_said(aws: AwsServer, tmp_path: Path, kind: str) -> None:
+    """Each sink says it as OpenSSL does, of the authority and of the name; nothing was sent, and ca_bundle mends it."""
+    bundle, context = _authority(tmp_path)
+    (tmp_path / "ca.pem").rename(tmp_path / "later.pem")
+    (tmp_path / "ca.pem").write_bytes(Path(certifi.where()).read_bytes())
+    module: Any = sinks.load(kind)
+    with http(_Proxy, context) as url:
+
+        def built(endpoint: str) -> Any:
+            options = {"region": REGION, "endpoint_url": endpoint, "timeout": "2s", "ca_bundle": str(bundle)}
+            return module.build("sink", module.Options(**options), Path("/"))
+
+        sink, elsewhere = built(url), built(url.replace("127.0.0.1", "localhost"))
+        place = sink.resolve(sinks.checked(module.DeliveryOptions, {}), facts())
+        _Proxy.asked.clear()
+        for call in (sink.preflight, sink.read_back, lambda where: sink.deliver(where, mint())):
+            with raising_without_secret(Temporary, match=r"trusted; check ca_bundle.* \(self.signed certificate\)$"):
+                call(place)
+        assert not _Proxy.asked
+        (tmp_path / "later.pem").replace(bundle)
+        with raising_without_secret(Temporary, match=r"not trusted; check ca_bundle.* \(hostname mismatch\)$"):
+            elsewhere.deliver(place, mint())
+        assert not _Proxy.asked
+        with raising_without_secret(Forbidden):
+            sink.deliver(place, mint())
+        assert _Proxy.asked
+        sink.close()
+        elsewhere.close()
+
+
+def test_a_write_to_whom_we_do_not_trust_never_left(aws: AwsServer, tmp_path: Path) -> None:
+    """What ends as the certificate is refused, be it of STS, had no effect; other TLS failures leave doubt."""
+    _, context = _authority(tmp_path)
+    parameters = {"Name": "svc", "Type": "SecureString"}
+    call = _aws.Call("svc", "put_parameter", parameters, writes=True, repeats=False, secret=Secret(CANARY))
+    with http(_Proxy, context) as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL_STS", url)
+        for options in ({"endpoint_url": url}, {"endpoint_url": aws.url, "role_arn": ROLE}):
+            service = _aws.Service("ssm", _aws.AwsOptions(region=REGION, timeout="2s", **options), Path("/"))
+            with raising_without_secret(Temporary, match=r"\(self.signed certificate\)$"):
+                service.ask(call)
+            service.close()
+    assert not aws.calls("PutParameter")
+    with http(_Proxy) as url:
+        options = {"endpoint_url": url.replace("http:", "https:")}
+        service = _aws.Service("ssm", _aws.AwsOptions(region=REGION, timeout="2s", **options), Path("/"))
+        with raising_without_secret(OutcomeUnknown, match="TLS failed"):
+            service.ask(call)
+        service.close()
 
 
 def _authority(folder: Path) -> tuple[Path, Any]:

@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -994,10 +995,13 @@ class TestAccess:
         assert bench.plain() == {"token": CANARY}
 
     def test_a_server_with_another_certificate(self, bench: Bench, server: KubeServer) -> None:
-        """A CA that is not ours, or another name than the one we ask for, ends before anything is sent."""
-        for cluster in ({"certificate-authority": certifi.where()}, {"tls-server-name": "somebody.else"}):
+        """A CA that is not ours, or another name than the one we ask for, is told and ends before anything is sent."""
+        for cluster, why in (
+            ({"certificate-authority": certifi.where()}, "unable to get local issuer certificate"),
+            ({"tls-server-name": "somebody.else"}, "Hostname mismatch, certificate is not valid for 'somebody.else'."),
+        ):
             sink = bench.sink_of(server.kubeconfig({"token": ADMIN}, **cluster))
-            with raising_without_secret(Permanent, match="not trusted"):
+            with raising_without_secret(Permanent, match=rf"not trusted; .*set ca_bundle \({re.escape(why)}\)$"):
                 sink.deliver(bench.place(sink=sink), mint())
         assert bench.secret() == {}
 
