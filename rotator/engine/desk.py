@@ -142,7 +142,7 @@ class Desk:
 
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`."""
-        with self.step(Step.DELIVER, place.sink):
+        with self.step(Step.DELIVER, place.sink), _discreet(place.sink, mint.secret):
             return self._ask(place.sink, lambda sink: _a(Receipt, sink.deliver(place, mint)))
 
     def read_back(self, place: Place) -> Held:
@@ -151,7 +151,8 @@ class Desk:
 
     def follow_up(self, place: Place, mint: Mint) -> None:
         """See `ports.Follower`; nothing for most sinks."""
-        self._ask(place.sink, lambda sink: sink.follow_up(place, mint) if isinstance(sink, Follower) else None)
+        with _discreet(place.sink, mint.secret):
+            self._ask(place.sink, lambda sink: sink.follow_up(place, mint) if isinstance(sink, Follower) else None)
 
     def is_followed(self, place: Place) -> bool:
         """Whether something may come after a delivery there."""
@@ -317,6 +318,19 @@ class Result:
     locations: tuple[str, ...] = ()
     credential_dead: bool = False
     held: bool = False
+
+
+@contextmanager
+def _discreet(sink: str, secret: Secret) -> Iterator[None]:
+    """Keep an error that repeats the secret out of journal and logs: not every sink is ours."""
+    try:
+        yield
+    except RotatorError as error:
+        if secret.reveal() not in str(error):
+            raise
+        error.message = f"the sink {sink} failed, in words that repeat the secret"
+        error.args = (error.message,)
+        raise error.with_traceback(None) from None
 
 
 def _a(kind: type[Answer], answer: Answer) -> Answer:

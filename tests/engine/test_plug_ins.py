@@ -85,6 +85,24 @@ def test_a_wrong_answer_never_reaches_the_journal(tmp_path: Path, wrong: Callabl
         _others_settle(bench, bad)
 
 
+def test_an_error_that_repeats_the_secret_is_not_repeated(tmp_path: Path) -> None:
+    """Neither by journal and audit nor by what the sweep says; the error is of the same kind as before."""
+    with lab(tmp_path) as bench:
+
+        class Chatty(_Wrapped):
+            def deliver(self, place: Place, mint: Mint) -> Receipt:
+                raise Temporary(f"PUT {mint.secret.reveal()} failed") from ValueError(mint.secret.reveal())
+
+        bench.wraps["files"] = Chatty  # type: ignore[assignment]
+        results = bench.sweep().results
+        assert {r.outcome for r in results} == {Outcome.UNSETTLED}
+        secrets = [bench.sandbox.store.secret_of(token_id) for token_id in bench.due_ids()]
+        written = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
+        said = repr(results) + repr(bench.events)
+        assert "in words that repeat the secret" in said
+        assert not [secret for secret in secrets if secret.encode() in written or secret in said]
+
+
 def test_an_old_proof_is_no_proof(tmp_path: Path) -> None:
     """Verified once, then rolled back and unreadable: it does not settle by what was true before."""
     with lab(tmp_path) as bench:
