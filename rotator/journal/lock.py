@@ -14,7 +14,10 @@ from pathlib import Path
 
 from rotator.errors import ConfigError, Temporary
 
-_FUSE = frozenset({"fuse.glusterfs", "fuse.sshfs"})
+_FUSE = frozenset(
+    f"fuse.{name}"
+    for name in ("ceph-fuse", "gcsfuse", "glusterfs", "goofys", "juicefs", "mfs", "rclone", "s3fs", "sshfs")
+)
 _NETWORK = _FUSE | {
     "9p",
     "afs",

@@ -360,10 +360,11 @@ def test_a_full_disk_fails_the_write_and_nothing_else(tmp_path: Path) -> None:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
-def test_a_network_file_system_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["nfs4", "fuse.s3fs"])
+def test_a_network_file_system_is_refused_by_name(tmp_path: Path, kind: str) -> None:
     """The innermost mount decides."""
-    mounts = f"/dev/sda / ext4 rw 0 0\nserver:/x {tmp_path} nfs4 rw 0 0\n"
-    with pytest.raises(ConfigError, match="nfs4"):
+    mounts = f"/dev/sda / ext4 rw 0 0\nserver:/x {tmp_path} {kind} rw 0 0\n"
+    with pytest.raises(ConfigError, match=kind):
         refuse_network_file_system(tmp_path / "state", mounts)
     refuse_network_file_system(tmp_path, "/dev/sda / ext4 rw 0 0\n")
 
