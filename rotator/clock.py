@@ -9,7 +9,7 @@ class SystemClock:
     """See `ports.Clock`.
 
     Args:
-        stop: Once set, nobody sleeps any more; what comes after a pause must bear that it came early.
+        stop: Once set, sleeps end; what comes after one must bear that it came early, or sleep through.
     """
 
     def __init__(self, stop: threading.Event | None = None) -> None:
@@ -23,6 +23,7 @@ class SystemClock:
         """See `ports.Clock`."""
         return time.monotonic()
 
-    def sleep(self, duration: timedelta) -> None:
+    def sleep(self, duration: timedelta, *, through: bool = False) -> None:
         """See `ports.Clock`."""
-        self._stop.wait(max(0.0, duration.total_seconds()))
+        wait = time.sleep if through else self._stop.wait
+        wait(max(0.0, duration.total_seconds()))

@@ -42,8 +42,8 @@ class Clock(Protocol):
         """Return seconds that never go back, for durations."""
         ...
 
-    def sleep(self, duration: timedelta) -> None:
-        """Block this thread; less long where the process is told to stop."""
+    def sleep(self, duration: timedelta, *, through: bool = False) -> None:
+        """Block this thread; less long where the process is told to stop, but for what has to be slept through."""
         ...
 
 

@@ -67,7 +67,7 @@ class JumpingClock:
         """Return seconds after all jumps."""
         return self.now().timestamp()
 
-    def sleep(self, duration: timedelta) -> None:
+    def sleep(self, duration: timedelta, *, through: bool = False) -> None:
         """Jump instead of waiting."""
         with self._lock:
             self._offset += duration

@@ -90,7 +90,7 @@ class WorldClock:
         """See `ports.Clock`."""
         return self._world.time.timestamp()
 
-    def sleep(self, duration: timedelta) -> None:
+    def sleep(self, duration: timedelta, *, through: bool = False) -> None:
         """See `ports.Clock`."""
         self._world.jump(duration)
 

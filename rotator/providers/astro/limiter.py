@@ -18,6 +18,7 @@ from rotator.secret import Secret
 
 SHARE = 0.96  # of the documented limit
 PATIENCE = timedelta(minutes=1)  # nobody holds a lock or a lease for longer than this only to wait for a turn
+_BEAT_S = 5.0  # a turn that is no further away is waited for also when we are to stop: all at once would be a storm
 _EARLY_S = 0.05  # a sleep that ends sooner than this before its time was interrupted
 _KEPT = 256  # limiters of credentials that nobody used lately
 
@@ -42,19 +43,18 @@ class Limiter:
         """Block until it is this caller's turn.
 
         Raises:
-            Throttled: The turn would come later than `PATIENCE` allows, or we are to stop in a pause that the server
-                asked for.
+            Throttled: The turn would come later than `PATIENCE` allows, or later than we go on when we are to stop.
         """
         delay = self._turn(method)
         while delay > 0:
             due = self._clock.monotonic() + delay
-            self._clock.sleep(timedelta(seconds=delay, microseconds=1))
-            if not self.paused():
-                return
+            is_beat = delay <= _BEAT_S and not self.paused()
+            self._clock.sleep(timedelta(seconds=delay, microseconds=1), through=is_beat)
             left = due - self._clock.monotonic()
             if left > _EARLY_S:
-                pause = timedelta(seconds=left)
-                raise Throttled(f"we are to stop, and the API asked us to pause; {round(left)} s of it are left", pause)
+                raise Throttled(f"we are to stop, and our next turn is {round(left)} s away", timedelta(seconds=left))
+            if not self.paused():
+                return
             delay = self._turn(method)  # somebody met a 429 while we slept: a new turn
 
     def slow_down(self, pause: timedelta) -> None:

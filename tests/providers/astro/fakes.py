@@ -35,7 +35,7 @@ class VirtualClock:
         """Return all sleeps in seconds."""
         return self.time
 
-    def sleep(self, duration: timedelta) -> None:
+    def sleep(self, duration: timedelta, *, through: bool = False) -> None:
         """Move on instead of waiting."""
         with self._lock:
             self.time += duration.total_seconds()

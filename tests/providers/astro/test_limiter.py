@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 
+from rotator.clock import SystemClock
 from rotator.errors import Throttled
 from rotator.providers.astro.limiter import PATIENCE, Limiter, Limiters
 from rotator.secret import Secret
@@ -83,26 +84,47 @@ def test_methods_are_paced_apart() -> None:
 def test_threads_share_the_beat() -> None:
     """However many threads call, no two turns are closer than the beat."""
 
-    class StillClock(VirtualClock):
-        """Time that nothing moves, so that each sleep is as long as its turn is away."""
+    class OwnClock(VirtualClock):
+        """Time that each thread has to itself, so that it is told its turn by how long it sleeps."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.sleeps: list[float] = []
+            self._own = threading.local()
+            self.turns: list[float] = []
 
-        def sleep(self, duration: timedelta) -> None:
-            self.sleeps.append(duration.total_seconds())
+        def monotonic(self) -> float:
+            return float(getattr(self._own, "time", 0.0))
 
-    clock = StillClock()
+        def sleep(self, duration: timedelta, *, through: bool = False) -> None:
+            self._own.time = self.monotonic() + duration.total_seconds()
+            self.turns.append(self._own.time)
+
+    clock = OwnClock()
     limiter = Limiter({"GET": 20}, clock)
     threads = [threading.Thread(target=lambda: [limiter.wait("GET") for _ in range(25)]) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    turns = sorted([0.0, *clock.sleeps])
+    turns = sorted([0.0, *clock.turns])
     assert len(turns) == 200
     assert min(later - earlier for earlier, later in itertools.pairwise(turns)) > 1 / 20
+
+
+def test_told_to_stop_nobody_hurries() -> None:
+    """Those who wait for their turns go on in the beat, not all at once; who would wait for long is sent away."""
+    stop = threading.Event()
+    stop.set()
+    clock = SystemClock(stop)
+    limiter, slow = Limiter({"POST": 25}, clock), Limiter({"POST": 0.1}, clock)
+    began_s = clock.monotonic()
+    for _ in range(6):
+        limiter.wait("POST")
+    assert clock.monotonic() - began_s >= 5 / 25
+    slow.wait("POST")
+    with pytest.raises(Throttled, match="our next turn is 10 s away") as caught:
+        slow.wait("POST")
+    assert caught.value.retry_after is not None
 
 
 def test_a_429_slows_every_method_down() -> None:
@@ -127,8 +149,8 @@ def test_who_sleeps_while_somebody_meets_a_429_waits_again() -> None:
     class Interrupted(VirtualClock):
         """The first sleeper wakes after somebody else met a 429."""
 
-        def sleep(self, duration: timedelta) -> None:
-            super().sleep(duration)
+        def sleep(self, duration: timedelta, *, through: bool = False) -> None:
+            super().sleep(duration, through=through)
             if met:
                 met.pop().slow_down(timedelta(seconds=5))
 
