@@ -19,7 +19,7 @@ from rotator.config import Config
 from rotator.credentials import STORED, Reference
 from rotator.engine.desk import Desk, Settings, note
 from rotator.engine.standing import Standing, unlisted
-from rotator.errors import ConfigError, Permanent, Temporary
+from rotator.errors import ConfigError, Permanent, Problem, Temporary
 from rotator.events import Event, EventName
 from rotator.journal.sealing import KeySource
 from rotator.journal.sqlite import Reader, SqliteJournal, open_journal
@@ -29,7 +29,7 @@ from rotator.notify.channel import Channel
 from rotator.notify.notifier import Notifier
 from rotator.planning import lineage_state
 from rotator.ports import Clock, Emit, Journal, OwnCredential, Sink, Veto
-from rotator.providers.astro.http import Endpoint
+from rotator.providers.astro.http import AstroHttp, Endpoint
 from rotator.providers.astro.provider import AstroProvider, AstroSettings
 from rotator.stores import Stores
 
@@ -212,10 +212,27 @@ def provider(config: Config, name: str, emit: Emit, clock: Clock, stores: Stores
         name,
         table.organization_id,
         table.api_version,
-        Endpoint(table.base_url.rstrip("/"), table.timeout, table.ca_bundle, table.proxy, config.engine.workers),
+        _endpoint(config, name),
         table.rate.model_dump(),
     )
     return AstroProvider(settings, credentials, clock, emit, random.Random())  # noqa: S311 - spreads retries
+
+
+def _endpoint(config: Config, name: str) -> Endpoint:
+    table = config.providers[name]
+    return Endpoint(table.base_url.rstrip("/"), table.timeout, table.ca_bundle, table.proxy, config.engine.workers)
+
+
+def unusable_endpoints(config: Config) -> list[Problem]:
+    """Return what is wrong with the URLs and certificates of the providers; nothing is contacted."""
+    problems: list[Problem] = []
+    for name in config.providers:
+        try:
+            dice = random.Random()  # noqa: S311 - spreads retries
+            AstroHttp(name, _endpoint(config, name), SystemClock(), lambda _: None, dice).close()
+        except ConfigError as error:
+            problems += error.problems
+    return problems
 
 
 def channels(config: Config, stores: Stores) -> list[Channel]:

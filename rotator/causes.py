@@ -16,6 +16,17 @@ def causes(error: BaseException) -> list[BaseException]:
     return found
 
 
+def unreached(error: BaseException) -> str:
+    """Return why no connection came about, as the system says it; empty if it does not say."""
+    for cause in causes(error):
+        if type(cause).__name__ == "gaierror":
+            return "its name cannot be resolved"
+        if isinstance(cause, OSError) and cause.strerror:
+            reason = getattr(cause, "reason", None)  # of an ssl.SSLError, whose text is about OpenSSL's insides
+            return f"TLS: {visible(reason.lower().replace('_', ' '))}" if reason else visible(cause.strerror)
+    return ""
+
+
 def distrust(error: BaseException) -> str | None:
     """Return why a server's certificate was refused, as OpenSSL says it; None if that is not what happened.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from rotator.app import channels, opened
+from rotator.app import channels, opened, unusable_endpoints
 from rotator.claims import claims
 from rotator.cli.main import ATTENTION, FAILED, OK, USAGE, config_option, exit_code_of
 from rotator.clock import SystemClock
@@ -42,6 +42,9 @@ _A_YEAR = timedelta(days=365)
 def check(config_path: Path, online: bool) -> int:
     """Report every problem of the config file at once, each with its path and a fix."""
     config = load(config_path)
+    problems = unusable_endpoints(config)
+    if problems:
+        raise ConfigError(problems)
     click.echo(f"{config_path}: no problems ({len(config.policies)} policies, {len(config.sinks)} sinks)")
     now = SystemClock().now()
     for policy in config.policies:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -105,6 +106,23 @@ def test_simulate_names_what_would_go_wrong(bench: Lab) -> None:
     bench.config_path.write_text(text.replace("[policies.services]\n", timed))
     assert "MISSED WINDOWS: 3" in rotator(bench, "simulate", "--days", "31").stdout
     assert json.loads(rotator(bench, "simulate", "--json").stdout)["rotations"] == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ('base_url = "https://api.example.com/v1"', "providers.astro.base_url: must not name a version"),
+        ('base_url = "http://api.example.com"', "providers.astro.base_url: must be https"),
+        ('proxy = "proxy:3128"', "providers.astro.proxy: must be a URL"),
+        ('base_url = "https://x.invalid"\nca_bundle = "/no.pem"', "providers.astro.ca_bundle: /no.pem cannot be read"),
+    ],
+)
+def test_check_finds_an_endpoint_that_cannot_be_used(bench: Lab, wrong: str, said: str) -> None:
+    """Without contacting anybody; so a pipeline that checks finds what every other command would refuse."""
+    text = re.sub(r"^base_url = .*$", "", bench.config_path.read_text(), count=1, flags=re.MULTILINE)
+    bench.config_path.write_text(text.replace("[providers.astro]\n", f"[providers.astro]\n{wrong}\n"))
+    run = rotator(bench, "check")
+    assert (run.returncode, said in run.stderr, run.stdout) == (2, True, "")
 
 
 def test_check_warns_of_sweeps_too_far_apart(bench: Lab) -> None:

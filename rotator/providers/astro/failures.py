@@ -14,7 +14,7 @@ from enum import Enum, StrEnum
 
 import httpx
 
-from rotator.causes import distrust
+from rotator.causes import distrust, unreached
 from rotator.errors import (
     CredentialRejected,
     Forbidden,
@@ -147,12 +147,21 @@ _REFUSALS: Mapping[tuple[int, Form], tuple[type[Permanent], str]] = {
 _RETRIABLE = frozenset({408, 425})
 
 
-def fault_of(error: Exception) -> Fault:
-    """Return what an exception of the HTTP client means."""
+def fault_of(error: Exception, where: str = "") -> Fault:
+    """Return what an exception of the HTTP client means.
+
+    Args:
+        error: What it raised.
+        where: Whom it tried to reach; holds no user.
+    """
     why = distrust(error) if isinstance(error, httpx.ConnectError) else None
     if why is not None:
         return replace(CERTIFICATE, words=f"{CERTIFICATE.words} ({why})")
-    return next(EXCEPTIONS[kind] for kind in type(error).__mro__ if kind in EXCEPTIONS)
+    fault = next(EXCEPTIONS[kind] for kind in type(error).__mro__ if kind in EXCEPTIONS)
+    if fault.fate is not Fate.UNSENT:
+        return fault
+    detail = ": ".join(part for part in (where, unreached(error)) if part)
+    return replace(fault, words=f"{fault.words} ({detail})") if detail else fault
 
 
 def verdict(operation: Operation, subject: str, fault: Fault) -> RotatorError:

@@ -144,6 +144,7 @@ class AstroHttp:
         self._emit = emit
         self._dice = dice
         self._base_url = endpoint.base_url.rstrip("/")
+        self._where = f"{self._base_url} through the proxy" if endpoint.proxy else self._base_url
         self._timeouts = httpx.Timeout(self._timeout_s, connect=min(_CONNECT_S, self._timeout_s)).as_dict()
         self._transports = _Transports(make, endpoint.calls)
         self._skew: timedelta | None = None
@@ -236,7 +237,7 @@ class AstroHttp:
                 with closing(transport.handle_request(request)) as response:
                     return self._answer(call.operation, response, sent_at)
         except _CLIENT_ERRORS as error:
-            return fault_of(error)
+            return fault_of(error, self._where)
 
     def _answer(self, operation: Operation, response: httpx.Response, sent_at: datetime) -> Answer | Fault:
         arrived_at = self._clock.now()

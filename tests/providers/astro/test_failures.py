@@ -1,7 +1,9 @@
 """What each answer and each exception means: tables, one row a case."""
 
 import json
+import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -179,6 +181,30 @@ def test_a_certificate_that_is_not_trusted_is_permanent() -> None:
     assert fault.kind == CERTIFICATE.kind
     assert type(verdict(Operation.ROTATE, "t1", fault)) is Permanent
     assert "check ca_bundle (certificate has expired)" in str(verdict(Operation.GET, "t1", fault))
+
+
+def test_who_could_not_be_reached_is_named_and_why() -> None:
+    """A port where nobody listens, a name that nobody has, and TLS where none is spoken."""
+    with socket.create_server(("127.0.0.1", 0)) as plain:
+        port = plain.getsockname()[1]
+        answering = threading.Thread(target=_answer_plainly, args=(plain,))
+        answering.start()
+        assert "(the API: TLS: " in _words(f"https://127.0.0.1:{port}")
+        answering.join()
+    assert _words(f"http://127.0.0.1:{port}") == "no connection could be made (the API: Connection refused)"
+    assert _words("http://nobody.invalid") == "no connection could be made (the API: its name cannot be resolved)"
+
+
+def _answer_plainly(listener: socket.socket) -> None:
+    with listener.accept()[0] as peer:
+        peer.recv(1000)
+        peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def _words(url: str) -> str:
+    with httpx.Client(trust_env=False) as client, pytest.raises(httpx.ConnectError) as caught:
+        client.get(url)
+    return fault_of(caught.value, "the API").words
 
 
 @pytest.mark.parametrize("fault", [BAD_BODY, TOO_LARGE, TOO_LATE], ids=lambda fault: fault.kind)
