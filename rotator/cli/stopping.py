@@ -17,6 +17,7 @@ from types import FrameType
 from rotator.cli.main import INTERRUPTED
 
 PATIENCE_S = 50.0  # what stops containers kills after a minute or less
+_UNHEARD_S = 1.0  # after a signal that should have ended a question at once
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -53,15 +54,26 @@ def politely(halt: Callable[[], None], patience_s: float = PATIENCE_S, code: int
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the block, where a person is asked and nothing has begun."""
-    before_fd = signal.set_wakeup_fd(-1)
+    """Let Ctrl-C and SIGTERM end the block, where a person is asked and nothing has begun.
+
+    One that comes right before the interpreter waits for input would only be heard after it, so somebody else listens.
+    """
+    ended = threading.Event()
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    watcher = threading.Thread(target=_watch_the_question, args=(reading, ended), name="asking", daemon=True)
+    watcher.start()
+    before_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     before = {number: signal.signal(number, signal.default_int_handler) for number in _SIGNALS}
     try:
         yield
     finally:
+        ended.set()
         for number, handler in before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(before_fd)
+        os.close(writing)
+        watcher.join()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,12 @@ def _watch(watch: _Watch) -> None:
         if number[0] in _SIGNALS:
             _leave("stopped at once", INTERRUPTED)
     _leave(f"stopped after {watch.patience_s:g} s", watch.code)
+
+
+def _watch_the_question(reading: int, ended: threading.Event) -> None:
+    if _next(reading) and not ended.wait(_UNHEARD_S):
+        _leave("stopped", INTERRUPTED)
+    os.close(reading)
 
 
 def _next(reading: int) -> bool:

@@ -156,3 +156,20 @@ with politely(stop.set):
 """
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
     assert (process.returncode, "stopping" in process.stderr) == (0, True)
+
+
+# Stands for a signal that comes when the interpreter is about to wait for input: it hears of it only afterwards.
+UNHEARD = """
+import os, signal, threading, time
+from rotator.cli.stopping import interruptible, politely
+with politely(lambda: None), interruptible():
+    signal.signal(signal.SIGINT, lambda *_: None)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+"""
+
+
+def test_a_signal_that_a_question_does_not_hear_ends_it() -> None:
+    """Ctrl-C in the moment in which the question appears."""
+    run = subprocess.run([sys.executable, "-c", UNHEARD], capture_output=True, text=True, timeout=30, check=False)
+    assert (run.returncode, "stopped; the journal has everything" in run.stderr) == (130, True)
