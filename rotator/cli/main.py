@@ -1,5 +1,6 @@
 """`rotator`: the commands, what they share, and how an error becomes a sentence and an exit code."""
 
+import errno
 import gc
 import importlib
 import io
@@ -112,6 +113,7 @@ def run() -> None:
     _open_streams()
     try:
         code = cli.main(standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
@@ -130,13 +132,20 @@ def run() -> None:
         with suppress(OSError):
             if _DEBUG in sys.argv:
                 traceback.print_exc()
-            click.echo(f"rotator: unexpected {type(error).__name__}; run again with --debug and report it", err=True)
+            click.echo(f"rotator: {_unexpected(error)}", err=True)
         code = FAILED
     try:
         sys.stderr.flush()
     except OSError:  # nobody reads it: at the end the interpreter would try again, and exit with 120
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     sys.exit(code if isinstance(code, int) else OK)
+
+
+def _unexpected(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):  # others are translated
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return f"standard output: {error.strerror}; what was done is journalled: `rotator status` shows it"
+    return f"unexpected {type(error).__name__}; run again with --debug and report it"
 
 
 def _open_streams() -> None:

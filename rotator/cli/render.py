@@ -1,8 +1,9 @@
 """Tables for people and JSON for programs; all text of the API is made visible before it reaches a terminal."""
 
+import itertools
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, TextIO
 
@@ -121,6 +122,7 @@ def write_json(
         out: Standard output if not given.
     """
     out = out or sys.stdout
+    streams = {key: _begun(rows) for key, rows in streams.items()}
     body = json.dumps(value, indent=2)
     out.write(body.removesuffix("}").rstrip() if streams else body)
     comma = "," if value else ""
@@ -135,10 +137,17 @@ def write_json(
 
 def write_json_array(rows: Iterable[object]) -> None:
     """Write a JSON array to standard output, row by row."""
+    begun = _begun(rows)
     sys.stdout.write("[")
-    for number, row in enumerate(rows):
+    for number, row in enumerate(begun):
         sys.stdout.write(f"{',' if number else ''}\n  {json.dumps(row)}")
     sys.stdout.write("\n]\n")
+
+
+def _begun(rows: Iterable[object]) -> Iterator[object]:
+    """Return the rows with the first one made: what cannot be listed at all fails before anything is written."""
+    left = iter(rows)
+    return itertools.chain(list(itertools.islice(left, 1)), left)
 
 
 def moment(at: datetime | None) -> str | None:

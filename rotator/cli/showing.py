@@ -9,6 +9,7 @@ from rotator.cli import render
 from rotator.cli.main import OK, config_option
 from rotator.cli.words import token_words
 from rotator.config import load
+from rotator.errors import NotFound
 from rotator.events import Event
 from rotator.journal.sqlite import Reader
 from rotator.text import visible
@@ -41,9 +42,13 @@ def history(config_path: Path, token: str | None, as_json: bool) -> int:
 
 def _about(reader: Reader, word: str) -> Iterator[Event]:
     families = {name: reader.family(name, word) for name in reader.providers()}
+    found = False
     for event in reader.history():
         if word in (event.token_id, event.token_name) or event.token_id in families.get(event.provider, ()):
+            found = True
             yield event
+    if not found:
+        raise NotFound(f"nothing is remembered of a token {word!r}; `rotator status` shows all tokens")
 
 
 def _event_row(event: Event) -> dict[str, object]:

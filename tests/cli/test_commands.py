@@ -125,6 +125,26 @@ def test_check_finds_an_endpoint_that_cannot_be_used(bench: Lab, wrong: str, sai
     assert (run.returncode, said in run.stderr, run.stdout) == (2, True, "")
 
 
+@pytest.mark.parametrize("arguments", [("check",), ("status", "--json"), ("sweep",)])
+def test_an_output_that_is_full_is_no_bug(bench: Lab, arguments: tuple[str, ...]) -> None:
+    """It says what cannot be written; what was to be done is done."""
+    command = [sys.executable, "-m", "rotator", *arguments, "--config", str(bench.config_path)]
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert (run.returncode, "rotator: standard output: No space left" in run.stderr) == (1, True)
+    assert arguments != ("sweep",) or all(bench.delivered(token_id) for token_id in bench.due_ids())
+
+
+@pytest.mark.parametrize("command", ["status", "tokens list", "history nope"])
+def test_what_cannot_be_listed_leaves_no_half_document(bench: Lab, command: str) -> None:
+    """An error before the first row writes nothing to standard output."""
+    text = bench.config_path.read_text().replace(bench.sandbox.url, "http://127.0.0.1:1")
+    bench.config_path.write_text(text)
+    run = rotator(bench, *command.split(), "--json")
+    assert (run.returncode, run.stdout) == (2 if "nope" in command else 1, "")
+    assert ("http://127.0.0.1:1: Connection refused" in run.stderr) == ("nope" not in command)
+
+
 def test_check_warns_of_sweeps_too_far_apart(bench: Lab) -> None:
     """A rhythm slower than the emergency margin or before_expiry is named; the exit code stays 0."""
     text = bench.config_path.read_text()
