@@ -70,6 +70,12 @@ def test_the_example_loads_and_shows_every_key() -> None:
         ("[policies.p]", "[policies.p]\nstate_dir = \"x\"", "unknown key; it belongs to the top, above all tables"),
         ('path = "{name}"', 'path = "{name}"\nschedule = "every 1h"', "unknown key; it belongs into policies.p"),
         ("[providers.astro]", "waves = [1]\n[providers.astro]", "waves: unknown key; it belongs into policies.NAME"),
+        ("[policies.p]\nselect", "[policies]\nselect", "give the table a name of its own: [policies.NAME]"),
+        ("[providers.astro]", "[providers]", "providers.type: must be a table; write [providers.NAME] above it"),
+        ("[[policies.p.deliver]]", "[policies.p.deliver]", "deliver: must be a table; write [[policies.p.deliver]]"),
+        ('select.scopes = ["workspace"]', "select = 3", "select: must be a table; write [policies.p.select]"),
+        ("[policies.p]", '[journal]\nurl = "x.db"\n[policies.p]', "must be sqlite:///relative or sqlite:////absolute"),
+        ('"org1"', '""', "providers.astro.organization_id: must be letters, digits, - and _ (found '')"),
         ('when.max_age = "90d"', 'when.strategy = "overlap"', "strategy: unknown key; it belongs into policies.p"),
         ("[policies.p]", "[policies.p]\nwindows = [\"mon 02:00\"]", "policies.p.windows.0: 'mon 02:00' is no window"),
         ("[policies.p]", "[policies.p]\nwindows = [\"2026-12-24\"]", "policies.p.windows.0: '2026-12-24' is a date"),
@@ -88,6 +94,13 @@ def test_each_mistake_is_named_with_place_and_fix(tmp_path: Path, found: str, wa
     """One wrong line gives a problem that says where and what."""
     assert found in GOOD
     assert any(said in problem for problem in problems(tmp_path, GOOD.replace(found, wanted, 1)))
+
+
+def test_the_mark_of_a_windows_editor_does_no_harm(tmp_path: Path) -> None:
+    """A byte order mark is no part of the first line."""
+    path = tmp_path / "rotator.toml"
+    path.write_text(GOOD, encoding="utf-8-sig")
+    assert load(path).policies
 
 
 def test_what_is_said_of_time_reaches_the_policy(tmp_path: Path) -> None:

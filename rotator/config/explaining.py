@@ -27,7 +27,12 @@ def explained(row: Any, model: type[BaseModel], where: tuple[str, ...]) -> Probl
         return Problem(path, f"unknown key; {_hint(model, location, where)}")
     if row["type"] == "missing":
         return Problem(path, "is missing")
+    if row["type"] in ("model_type", "list_type", "dict_type") and (wanted := _header(model, location, where)):
+        return Problem(path, f"must be a table; write {wanted}")
     said = row["msg"].removeprefix("Value error, ")
+    field = _model_at(model, location[:-1]).model_fields.get(location[-1]) if location else None
+    if row["type"] == "string_pattern_mismatch" and model is File and field is not None and field.description:
+        said = f"must be {field.description}"  # which in our own tables says what may stand there
     found = row["input"]
     # Never repeat what stands where a reference belongs: it may be the secret itself.
     secret = path.startswith(_UNSAID) or (location and location[-1] in _REFERENCES)
@@ -38,12 +43,26 @@ def explained(row: Any, model: type[BaseModel], where: tuple[str, ...]) -> Probl
 def _hint(model: type[BaseModel], location: Sequence[str], where: tuple[str, ...]) -> str:
     """Return what to do about an unknown key: in TOML, many are right but for the table they stand in."""
     *table, key = location
+    if key in _keys_at(model, table):  # `[policies.select]`, and select was taken for a name
+        return f"give the table a name of its own: [{table[0]}.NAME]"
     for home, keys in _others(model, table, where):
         if key in keys:
             return f"it belongs into {'.'.join(home)}" if home else "it belongs to the top, above all tables"
     allowed = _keys_at(model, table)
     near = difflib.get_close_matches(key, allowed, 1)
     return f"did you mean {near[0]!r}?" if near else f"allowed here: {', '.join(sorted(allowed))}"
+
+
+def _header(model: type[BaseModel], location: Sequence[str], where: tuple[str, ...]) -> str:
+    """Return the line that a table begins with at a place; empty where no table belongs."""
+    *table, key = location
+    path = ".".join((*where, *location))
+    field = _model_at(model, table).model_fields.get(key)
+    if field is None or not _model_in(field.annotation):  # as `type` is, in a `[providers]` that has no name
+        is_named = bool(table) and table[-1] in model.model_fields
+        return f"[{'.'.join((*where, *table))}.NAME] above it" if is_named else ""
+    kind = get_origin(field.annotation)
+    return f"[[{path}]]" if kind in (list, tuple) else f"[{path}.NAME]" if kind is dict else f"[{path}]"
 
 
 def _others(

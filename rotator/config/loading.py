@@ -32,7 +32,7 @@ def load(path: Path) -> Config:
     """
     try:
         content = path.read_bytes()
-        raw = tomllib.loads(content.decode())
+        raw = tomllib.loads(content.decode("utf-8-sig"))  # editors on Windows begin a file with a mark
     except OSError as error:
         raise ConfigError.of("", f"cannot read the config {path}: {error.strerror}; give --config FILE") from None
     except UnicodeDecodeError:

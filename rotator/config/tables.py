@@ -58,7 +58,7 @@ class ProviderTable(_Table):
     """`[providers.X]`."""
 
     type: Literal["astro"]
-    organization_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    organization_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", description="letters, digits, - and _")]
     credential: CredentialReferences
     api_version: Literal["v1", "v1beta1", "v1alpha1"] = "v1"
     base_url: str = "https://api.astronomer.io"
