@@ -155,9 +155,15 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
 
 
-def tell(error: RotatorError) -> None:
-    """Print an error that is being handled, for people: one sentence, or one line a problem."""
-    lines = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [error.message]
+def tell(error: RotatorError, provider: str = "") -> None:
+    """Print an error that is being handled, for people: one sentence, or one line a problem.
+
+    Args:
+        error: What went wrong.
+        provider: With whom, where others go on.
+    """
+    about = f"provider {provider}: " if provider else ""
+    lines = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [about + error.message]
     with suppress(OSError):  # whoever read standard error is gone; the exit code still says it
         if _DEBUG in sys.argv:
             traceback.print_exc()

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TextIO
 
 from rotator.engine.desk import Result
+from rotator.errors import RotatorError
 from rotator.model import Step, Strategy, Token
 from rotator.planning import Candidate
 from rotator.text import visible
@@ -111,6 +112,12 @@ def result_row(result: Result) -> dict[str, object]:
     }
 
 
+def errors(failed: Mapping[str, RotatorError]) -> Iterator[dict[str, str]]:
+    """Yield what went wrong with which provider, as far as it has when this is asked for the first one."""
+    for provider, error in failed.items():
+        yield {"provider": provider, "message": error.message}
+
+
 def write_json(
     value: Mapping[str, object], streams: Mapping[str, Iterable[object]] = {}, out: TextIO | None = None
 ) -> None:
@@ -118,11 +125,11 @@ def write_json(
 
     Args:
         value: Written first.
-        streams: Key to rows, after `value`.
+        streams: Key to rows, after `value`; made one after the other.
         out: Standard output if not given.
     """
     out = out or sys.stdout
-    streams = {key: _begun(rows) for key, rows in streams.items()}
+    streams = {key: rows if number else _begun(rows) for number, (key, rows) in enumerate(streams.items())}
     body = json.dumps(value, indent=2)
     out.write(body.removesuffix("}").rstrip() if streams else body)
     comma = "," if value else ""

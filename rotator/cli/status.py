@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import click
 
 from rotator.app import App, opened
 from rotator.cli import render
-from rotator.cli.main import OK, config_option
+from rotator.cli.main import ATTENTION, FAILED, OK, USAGE, config_option, exit_code_of, tell
 from rotator.config import load
 from rotator.engine.standing import Standing, standings
+from rotator.errors import RotatorError
 from rotator.logs import Log
 from rotator.model import Lineage
 from rotator.planning import NEXT, STATES, born
@@ -31,16 +32,25 @@ def status(config_path: Path, as_json: bool) -> int:
     """
     config = load(config_path)
     with opened(config, "status", [Log(terminal=sys.stderr.isatty())], writing=False) as app:
+        failed: dict[str, RotatorError] = {}
+        every = _all(app, failed)
         if as_json:
-            render.write_json({}, {"tokens": (_row(standing) for standing in _all(app))})
+            rows = (_row(standing) for standing in every)
+            render.write_json({}, {"tokens": rows, "errors": render.errors(failed)})
         else:
-            _print(app)
-    return OK
+            _print(every, app.clock.now(), failed)
+    codes = {exit_code_of(error) for error in failed.values()}
+    return next((code for code in (USAGE, ATTENTION, FAILED) if code in codes), OK)
 
 
-def _all(app: App) -> Iterator[Standing]:
+def _all(app: App, failed: dict[str, RotatorError]) -> Iterator[Standing]:
+    """Yield everything that is known; whoever cannot be listed is told and noted, and hides none of the others."""
     for desk in app.desks:
-        yield from standings(desk, app.reader.every_lineage(desk.provider.name))
+        try:
+            yield from standings(desk, app.reader.every_lineage(desk.provider.name))
+        except RotatorError as error:
+            tell(error, desk.provider.name)
+            failed[desk.provider.name] = error
     for name in app.unserved():
         yield from app.unserved_standings(name)
 
@@ -83,9 +93,10 @@ def _remembered(lineage: Lineage) -> dict[str, object]:
     return row
 
 
-def _print(app: App) -> None:
-    now = app.clock.now()
-    every = sorted(_all(app), key=lambda one: (STATES.index(one.state), one.due_at or _NEVER, one.name))
+def _print(found: Iterable[Standing], now: datetime, failed: Mapping[str, RotatorError]) -> None:
+    every = sorted(found, key=lambda one: (STATES.index(one.state), one.due_at or _NEVER, one.name))
+    if failed and not every:
+        return
     columns = ("Token", "State", "Policy", "Secret from", "Due", "Expires", "Settled by us", "Why")
     render.console().print(render.table(f"{len(every)} tokens", columns, [_cells(one, now) for one in every]))
     counts = Counter(one.state for one in every)

@@ -59,16 +59,23 @@ def show_plan(app: App, policies: Sequence[Policy], *, as_json: bool, check_due:
         def skipped(row: Candidate | tuple[Token, None]) -> None:
             spool.write(json.dumps(render.candidate_row(row)) + "\n")
 
-        plans = [make_plan(desk, mine, skipped=skipped) for desk, mine in _per_desk(app, policies)]
+        plans: list[Plan] = []
+        failed: dict[str, RotatorError] = {}
+        for desk, mine in _per_desk(app, policies):
+            try:
+                plans.append(make_plan(desk, mine, skipped=skipped))
+            except RotatorError as error:
+                tell(error, desk.provider.name)
+                failed[desk.provider.name] = error
         spool.seek(0)
         rows = (json.loads(line) for line in spool)
         if as_json:
-            render.write_json(_plan_head(plans), {"skipped": rows})
-        else:
+            render.write_json(_plan_head(plans) | {"errors": list(render.errors(failed))}, {"skipped": rows})
+        elif plans:
             _print_plan(plans)
-    if any(made.refused for made in plans):
-        return REFUSED
-    return DUE if check_due and any(made.due or _endings(made) for made in plans) else OK
+    codes = {exit_code_of(error) for error in failed.values()} | {REFUSED for made in plans if made.refused}
+    is_due = check_due and any(made.due or _endings(made) for made in plans)
+    return next((code for code in (USAGE, ATTENTION, REFUSED, FAILED) if code in codes), DUE if is_due else OK)
 
 
 @click.command()
@@ -147,7 +154,7 @@ def reported(
             try:
                 act(desk, report)
             except RotatorError as error:
-                tell(error)
+                tell(error, desk.provider.name)
                 report.error = error
                 report.interrupted = app.stop.is_set()
     reports[0].results[:0] = [homeless(rotation) for rotation in app.homeless]
@@ -158,18 +165,18 @@ def finish(reports: list[Report], *, as_json: bool) -> int:
     """Print what was done and return the exit code."""
     results = [result for report in reports for result in report.results]
     plans = [report.plan for report in reports]
-    errors = [report.error for report in reports if report.error is not None]
+    failed = {report.provider: report.error for report in reports if report.error is not None}
     if as_json:
         groups = {key: [render.result_row(r) for r in rows] for key, rows in _grouped(results).items()}
-        failed = [{"provider": r.provider, "message": r.error.message} for r in reports if r.error is not None]
-        render.write_json(_plan_head(plans) | {"skipped_counts": _counts(plans)} | groups | {"errors": failed})
+        told = {"skipped_counts": _counts(plans), **groups, "errors": list(render.errors(failed))}
+        render.write_json(_plan_head(plans) | told)
     elif not results and any(not report.confirmed for report in reports):
         click.echo("Nothing was rotated.")
-    elif results or len(errors) < len(reports):
+    elif results or len(failed) < len(reports):
         _print_results(results, plans)
     if any(report.interrupted and not _dead(report) for report in reports):
         return INTERRUPTED
-    return exit_code(results, plans, errors)
+    return exit_code(results, plans, list(failed.values()))
 
 
 def exit_code(results: Sequence[Result], plans: Sequence[Plan], errors: Sequence[RotatorError] = ()) -> int:

@@ -135,7 +135,7 @@ def test_an_output_that_is_full_is_no_bug(bench: Lab, arguments: tuple[str, ...]
     assert arguments != ("sweep",) or all(bench.delivered(token_id) for token_id in bench.due_ids())
 
 
-@pytest.mark.parametrize("command", ["status", "tokens list", "history nope"])
+@pytest.mark.parametrize("command", ["tokens list", "history nope"])
 def test_what_cannot_be_listed_leaves_no_half_document(bench: Lab, command: str) -> None:
     """An error before the first row writes nothing to standard output."""
     text = bench.config_path.read_text().replace(bench.sandbox.url, "http://127.0.0.1:1")

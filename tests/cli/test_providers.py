@@ -54,6 +54,21 @@ def test_an_error_of_one_provider_hides_nothing_of_the_others(bench: Lab) -> Non
     assert (ran.returncode, "credential" in ran.stderr) == (5, True)
 
 
+@pytest.mark.parametrize("command", ["plan", "status"])
+def test_looking_shows_the_others_too(bench: Lab, command: str) -> None:
+    """Whom an error is about is told; the document is whole, and for people the table is there."""
+    second_provider(bench)
+    due = set(bench.due_ids())
+    ran = rotator(bench, command, "--json")
+    told = json.loads(ran.stdout)
+    rows = told["due"] if command == "plan" else [row for row in told["tokens"] if row["state"] == "due"]
+    assert {row["token_id"] for row in rows} == due
+    assert [row["provider"] for row in told["errors"]] == ["other"]
+    assert (ran.returncode, "rotator: provider other: " in ran.stderr) == (5, True)
+    shown = rotator(bench, command)
+    assert (shown.returncode, "svc-" in shown.stdout) == (5, True)
+
+
 @pytest.mark.parametrize(
     ("errors", "code"),
     [
