@@ -25,6 +25,7 @@ class Life(Enum):
 
     ALIVE = "alive"
     DEAD = "dead"
+    EXPIRED = "dead, because its time is up"
     GONE = "the token itself is gone"
     UNCLEAR = "no verdict"
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from rotator.claims import claims as said_by
 from rotator.drift import Seen
 from rotator.engine.desk import Desk, Result, ref_of, ref_of_minted
 from rotator.engine.looking import look, taken_over
@@ -338,6 +339,8 @@ class Attempt:
         verdict = self._verified(verdict, secret)
         if verdict.life is Life.DEAD:
             return self._superseded()
+        if verdict.life is Life.EXPIRED:
+            return self._expired()
         if verdict.life is Life.GONE:
             return self._missing()
         obstacle = self._obstacle(verdict, secret)
@@ -358,7 +361,7 @@ class Attempt:
         """Find out whether the secret lives, unless that is known, and which sinks hold it."""
         with self.desk.step(Step.VERIFY) as step:
             verdict, before = known or self._verdict(secret), self.rotation.deliveries
-            if verdict.life in (Life.DEAD, Life.GONE):
+            if verdict.life in (Life.DEAD, Life.EXPIRED, Life.GONE):
                 step.failure = Kind.PERMANENT
                 return verdict
             records = tuple(self._read_back(record, secret) for record in before)
@@ -499,7 +502,23 @@ class Attempt:
         self.probed.append(self.desk.clock.now())
         if verdict.life is Life.ALIVE:
             self.rotation = replace(self.rotation, missing_since=None)
-        return verdict
+        return Verdict(Life.EXPIRED) if verdict.waits and self._is_past_its_end(secret) else verdict
+
+    def _is_past_its_end(self, secret: Secret) -> bool:
+        """Whether a rejected value lived when it was made and cannot come alive any more, by the API's own clock."""
+        said, minted_at = said_by(secret), self.rotation.minted_at
+        ends = [end for end in (self.rotation.end_at, said.expires_at if said else None) if end is not None]
+        # one that was made after its end is no matter of time: another one would be no better
+        if not ends or minted_at is None or max(ends) <= minted_at:
+            return False
+        return max(ends) <= self.desk.clock.now() + (self.desk.provider.clock_skew() or timedelta())
+
+    def _expired(self) -> bool:
+        """The value died while it waited for a sink. Planned anew: the next one is made once sinks can be written."""
+        self.lineage = replace(self._with_lost_twin(), stale=True)
+        message = "the new secret expired before every sink held it; it is planned anew"
+        self._close(State.SUPERSEDED, EventName.ROTATION_SUPERSEDED, message, Outcome.UNSETTLED)
+        return False
 
     def _superseded(self) -> bool:
         """The sealed value is dead: by an earlier call of ours that took effect late, or by somebody else."""

@@ -230,6 +230,58 @@ def test_a_replica_that_lags_is_no_proof_that_a_secret_is_dead(bench: Lab) -> No
     assert [r.outcome for r in bench.sweep().results] == [Outcome.SETTLED]
 
 
+def short_lived(bench: Lab, strategy: str) -> str:
+    """Let the one token's secrets live for a day, and the one that it has end soon."""
+    add(bench, f'strategy = "{strategy}"', 'retire = "after_grace"', 'grace = "1h"')
+    record = bench.sandbox.store.tokens[target(bench)]
+    record.life, record.expiry_days = DAY, 1
+    record.end_at = bench.sandbox.store.now() + timedelta(hours=5)
+    return record.id
+
+
+@pytest.mark.parametrize("strategy", ["in_place", "overlap"])
+def test_a_secret_that_expired_while_it_waited_for_its_sink_is_replaced(bench: Lab, strategy: str) -> None:
+    """The sink is down for longer than the sealed secret lives: that one is never delivered, and the next one arrives.
+
+    While the sink is still down no other secret is made: it would only wait, and expire, like the first.
+    """
+    root, store = short_lived(bench, strategy), bench.sandbox.store
+    unsettled(bench)
+    delivered: list[object] = []
+    for _ in range(3):
+        jump(bench, 2 * DAY)
+        with spoilt(bench, sink={"preflight": down, "deliver": lambda *asked: delivered.append(asked)}) as (_, desk):
+            assert Outcome.SETTLED not in {r.outcome for r in sweep(desk).results}
+        with bench.app(writing=False) as app:
+            assert not app.reader.open_rotations("astro")
+    assert delivered == []
+    made = len(set(store.tokens) - {root, store.owner_id}) + store.posts(root)
+    assert (made, bench.delivered(root)) == (1, None)
+    assert Outcome.SETTLED in {r.outcome for r in bench.sweep().results}
+    assert (lives(bench, root), lineage(bench, root).quarantined_at) == (True, None)
+    jump(bench, timedelta(hours=2))
+    bench.sweep()
+    in_use = store.authenticates_as(bench.delivered(root) or "")
+    assert set(store.tokens) == {in_use, store.owner_id}  # no twin is left behind
+
+
+def test_a_secret_that_was_made_after_its_end_is_not_made_again_and_again(tmp_path: Path) -> None:
+    """Rotating an expired token does not move its expiry: the next secret would be as dead, so it is named instead."""
+    with lab(tmp_path, sandbox=SandboxConfig(tokens=1, limits=False, rotate_moves_expiry=False)) as bench:
+        for token_id in set(bench.sandbox.store.tokens) - {bench.sandbox.store.owner_id}:
+            bench.sandbox.store.delete(token_id)
+        store = bench.sandbox.store
+        record = store.create(
+            Draft("svc-x", "ORGANIZATION", store.organization_id, "ORGANIZATION_MEMBER", expiry_days=1), store.owner_id
+        )
+        record.created_at = record.start_at = store.now() - 200 * DAY
+        record.end_at = store.now() - DAY
+        for _ in range(4):
+            assert {r.outcome for r in bench.sweep().results} == {Outcome.UNSETTLED}
+            jump(bench, DAY)
+        assert store.posts(record.id) == 1
+
+
 def test_our_credential_is_renewed_although_its_twin_was_deleted(bench: Lab) -> None:
     """The sealed value of the twin is dead for good: the old one, still alive, makes another."""
     bench.sandbox.store.delete(target(bench))
