@@ -34,6 +34,8 @@ from rotator.timing import spoken, stamp
 
 PERCENT_BRAKE_FROM = 20  # below this many selected tokens a percentage says nothing
 CLOCK_TOLERANCE = timedelta(seconds=60)
+LONGEST_BACKOFF = timedelta(hours=6)
+AHEAD = timedelta(hours=1)  # no two clocks that agree with the API's differ by so much
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,7 @@ def decide(token: Token, policy: Policy, lineage: Lineage | None, now: datetime)
     held = _held(token, lineage, now) if lineage is not None else None
     if held is not None:
         return held
+    lineage = believable(lineage, now)
     mended = mending(policy, lineage)
     if mended is not None and mended[0] is not Heal.ROTATE:  # without a new secret: neither pause nor window holds it
         return Decision(Reason.DRIFTED, None, mended[1], now, mended[0])
@@ -202,6 +205,19 @@ def decide(token: Token, policy: Policy, lineage: Lineage | None, now: datetime)
         until, count = (lineage.retry_at, lineage.failures) if lineage else (None, 0)
         return Decision(None, Skip.BACKOFF, f"failed {count} times, again {stamp(until or now)}", due_at)
     return Decision(reason, None, message, due_at, heal)
+
+
+def believable(lineage: Lineage | None, now: datetime) -> Lineage | None:
+    """Return a lineage without moments that lie ahead of any that can be: a clock that was wrong has noted them.
+
+    They would hold expiry and emergency back for as long as that clock was ahead.
+    """
+    if lineage is None:
+        return None
+    minted_at, retry_at = lineage.minted_at, lineage.retry_at
+    if minted_at is not None and minted_at > now + AHEAD:
+        lineage = replace(lineage, minted_at=None)
+    return replace(lineage, retry_at=None) if retry_at is not None and retry_at > now + LONGEST_BACKOFF else lineage
 
 
 def _held(token: Token, lineage: Lineage, now: datetime) -> Decision | None:

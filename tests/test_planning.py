@@ -75,7 +75,7 @@ def test_a_threshold_longer_than_a_life_is_named() -> None:
     ("lineage", "skip"),
     [
         (Lineage("astro", "t1", "t1", "svc-a", quarantined_at=NOW, quarantine_reason="x"), Skip.QUARANTINED),
-        (Lineage("astro", "t1", "t1", "svc-a", failures=2, retry_at=NOW + DAY), Skip.BACKOFF),
+        (Lineage("astro", "t1", "t1", "svc-a", failures=2, retry_at=NOW + DAY / 8), Skip.BACKOFF),
         (Lineage("astro", "t1", "t1", "svc-a", minted_at=NOW - DAY / 2), Skip.NOT_DUE),
     ],
 )
@@ -86,9 +86,18 @@ def test_what_the_journal_remembers_holds_a_token_back(lineage: Lineage, skip: S
 
 def test_an_emergency_overrides_backoff_but_not_quarantine() -> None:
     """Near expiry a failed token is tried again at once; a quarantined one waits for a person."""
-    waiting = Lineage("astro", "t1", "t1", "svc-a", failures=2, retry_at=NOW + DAY)
+    waiting = Lineage("astro", "t1", "t1", "svc-a", failures=2, retry_at=NOW + DAY / 8)
     assert decide(expiring(DAY), policy(), waiting, NOW).due is Reason.EMERGENCY
     assert decide(expiring(DAY), policy(), replace(waiting, quarantined_at=NOW), NOW).skip is Skip.QUARANTINED
+
+
+def test_moments_that_lie_too_far_ahead_hold_nothing_back() -> None:
+    """A clock that was wrong has noted them: neither a mint in the future nor an endless backoff outlives it."""
+    ahead = Lineage("astro", "t1", "t1", "svc-a", minted_at=NOW + 30 * DAY, failures=2, retry_at=NOW + 30 * DAY)
+    assert decide(token(91 * DAY), policy(), ahead, NOW).due is Reason.MAX_AGE
+    assert decide(expiring(DAY / 2), policy(), ahead, NOW).due is Reason.EMERGENCY
+    skewed = replace(ahead, minted_at=NOW + DAY / 240, retry_at=None)  # another machine, its clock minutes ahead
+    assert decide(token(91 * DAY), policy(), skewed, NOW).skip is Skip.NOT_DUE
 
 
 def test_open_and_stale_lineages_are_unsettled() -> None:
@@ -170,7 +179,7 @@ def test_emergencies_override_windows_and_blackouts_but_no_pause() -> None:
 
 def test_windows_come_before_backoff_and_after_a_pause() -> None:
     """The skip reason is the first that holds: paused, window, blackout, backoff."""
-    failed = Lineage("astro", "t1", "t1", "svc-a", failures=2, retry_at=NOW + DAY)
+    failed = Lineage("astro", "t1", "t1", "svc-a", failures=2, retry_at=NOW + DAY / 8)
     closed = timed(policy(), ["sun 03:00-05:00"])
     assert decide(token(91 * DAY), closed, failed, NOW).skip is Skip.WINDOW
     assert decide(token(91 * DAY), replace(closed, paused_until=NOW + DAY), failed, NOW).skip is Skip.PAUSED

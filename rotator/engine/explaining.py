@@ -8,7 +8,7 @@ from rotator.engine.desk import Desk
 from rotator.engine.looking import looked_at
 from rotator.explaining import Condition, Hold, Verdict, conditions, holds, verdicts
 from rotator.model import Lineage, Place, Scope, Skip, Token
-from rotator.planning import Candidate, Plan, Row, survey
+from rotator.planning import Candidate, Plan, Row, believable, survey
 
 NEAR = 8  # tokens that are named when none fits
 
@@ -123,13 +123,13 @@ def explained(desk: Desk, planned: Row, made: Plan) -> Explained:
         return Explained(row, lineage, said)
     placing, remembered = Placing(desk), lineage or desk.lineage(token)
     places, problem = placing.resolved(row, remembered)
-    row = _placed(placing, row, planned)
+    row, believed = _placed(placing, row, planned), believable(lineage, known.now)
     return Explained(
         row,
         lineage,
         said,
-        conditions(token, row.policy, lineage, known.now),
-        holds(row, lineage, made, known.now),
+        conditions(token, row.policy, believed, known.now),
+        holds(row, believed, made, known.now),
         tuple(_spot(desk, place, remembered) for place in places),
         problem or (placing.unrenewable(row, places) if row.own else ""),
     )

@@ -179,7 +179,12 @@ def _requested(desk: Desk, row: Candidate) -> Result:
     if rotation is None:
         return _begun(desk, row)
     attempt = claimed(desk, rotation)
-    return attempt.recover() if attempt is not None else _busy(row)
+    if attempt is None:
+        return _busy(row)
+    try:
+        return attempt.recover()
+    finally:
+        desk.journal.release(rotation.id)
 
 
 def _leaked(desk: Desk, row: Candidate, asked: Asked, confirm: Callable[[str], bool]) -> Result:

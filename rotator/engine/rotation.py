@@ -28,6 +28,7 @@ from rotator.errors import (
     Kind,
     NotFound,
     OutcomeUnknown,
+    Permanent,
     RotatorError,
     Temporary,
 )
@@ -51,13 +52,13 @@ from rotator.model import (
     Token,
     Watch,
 )
+from rotator.planning import LONGEST_BACKOFF
 from rotator.ports import Provider, Write
 from rotator.secret import Secret
 
 MOST_POSTS = 6  # of one rotation, over all sweeps; then a person must look
 POSTS_AT_ONCE = 3  # of one rotation in one sweep
 REFUSALS_AT_ONCE = 3
-LONGEST_BACKOFF = timedelta(hours=6)
 AT_ONCE = Ending(timedelta(), only_unused=False)
 
 
@@ -112,8 +113,15 @@ class Attempt:
             pass
 
     def recover(self) -> Result:
-        """Drive a rotation that somebody, perhaps long dead, left open."""
+        """Drive a rotation that somebody, perhaps long dead, left open.
+
+        Raises:
+            RotatorError: Our clock is wrong, or that could not be told: it goes on once the clock is right.
+        """
         if self.rotation.state is State.INTENDED:
+            with contextlib.suppress(NotFound):
+                self.provider.get(ref_of(self.rotation))  # whatever it answers, it says what time it is there
+            self.desk.require_clock()
             # The POST may have left a moment before the crash, and may even take effect later: doubt it from now on.
             self._doubt("the process ended at the moment of the rotate call")
         return self.drive()
@@ -255,7 +263,7 @@ class Attempt:
         if self.posts_now >= POSTS_AT_ONCE or self.desk.stop.is_set():
             self._save(State.LOST, None, next_at=self._later())
             return False
-        if self.rotation.next_at is not None and self.desk.clock.now() < self.rotation.next_at:
+        if waits(self.rotation, self.desk.clock.now()):
             return False
         try:
             token = self.provider.get(ref_of(self.rotation))
@@ -264,6 +272,7 @@ class Attempt:
         except RotatorError as error:
             self._save(State.LOST, None, message=error.message, next_at=self._later())
             return False
+        self.desk.require_clock()  # no `next_at`, for it would be as wrong
         self.rotation = replace(self.rotation, missing_since=None)
         if self._adopt(token):
             return False
@@ -303,6 +312,7 @@ class Attempt:
 
     def _missing(self) -> bool:
         """A token that the API does not know in two sweeps is gone; once may be a hiccup."""
+        self.desk.require_clock()
         now, since = self.desk.clock.now(), self.rotation.missing_since
         if since is None or now < since + self.desk.settings.late_window:
             message = "the API does not know the token any more"
@@ -540,13 +550,20 @@ class Attempt:
 
     def _still_late(self, state: State | None = None) -> bool:
         """Wait, over sweeps, until a call in doubt can no longer take effect."""
-        doubted = self.rotation.doubted_at
-        if doubted is None or self.desk.clock.now() >= doubted + self.desk.settings.late_window:
+        doubted, now, window = self.rotation.doubted_at, self.desk.clock.now(), self.desk.settings.late_window
+        if doubted is None:
             return False
-        until = doubted + self.desk.settings.late_window
-        message = "a rotate call without an answer may still take effect; looking again after late_window"
         event = EventName.ROTATION_UNSETTLED if state is State.UNSETTLED else None
-        self._save(state or self.rotation.state, event, next_at=until, message=message)
+        try:
+            self.desk.require_clock()
+        except Permanent as error:
+            self._save(state or self.rotation.state, event, message=error.message)
+            return True
+        if now >= doubted + window:
+            return False
+        doubted = min(doubted, now)  # a clock that was ahead may have noted it
+        message = "a rotate call without an answer may still take effect; looking again after late_window"
+        self._save(state or self.rotation.state, event, doubted_at=doubted, next_at=doubted + window, message=message)
         return True
 
     def _settle(self, verdict: Grade) -> None:
@@ -750,5 +767,5 @@ def _attests(held: Held, record: DeliveryRecord, mint_id: str) -> bool:
 
 
 def waits(rotation: Rotation, now: datetime) -> bool:
-    """Whether recovery should leave a rotation alone until later."""
-    return rotation.next_at is not None and now < rotation.next_at
+    """Whether recovery should leave a rotation alone until later: never for longer than we would put it off."""
+    return rotation.next_at is not None and now < rotation.next_at <= now + LONGEST_BACKOFF

@@ -1,16 +1,21 @@
 """What keeps a bad day small: waves, the circuit breaker, backoff, and a clock that is wrong."""
 
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rotator.clock import SystemClock
 from rotator.engine.breaker import FAILURES, PAUSE, Breaker
-from rotator.errors import Permanent, Temporary
-from rotator.model import Outcome, Skip
+from rotator.engine.sweep import claimed, recover
+from rotator.errors import NotFound, OutcomeUnknown, Permanent, Temporary
+from rotator.model import Outcome, Rotation, Skip, State
+from rotator.ports import Write
 from rotator.sandbox import Fault, SandboxConfig
+from tests.engine.test_hard_cases import asked, lineage, lives, refusing, spoilt, sweep, target
 from tests.lab import JumpingClock, Lab, lab
 
 
@@ -131,3 +136,148 @@ def test_a_wrong_clock_ends_no_old_token(tmp_path: Path) -> None:
             report = sweep(app.desks[0], app.desks[0].policies, None, lambda _: True)
         assert all(token_id in bench.sandbox.store.tokens for token_id in due)
         assert {r.outcome for r in report.results} <= {Outcome.FAILED}
+
+
+class Adrift(JumpingClock):
+    """A clock that may be wrong."""
+
+    def __init__(self, true: JumpingClock) -> None:
+        self._true = true
+        self.off = timedelta()
+
+    def now(self) -> datetime:
+        """Return what it takes the time for."""
+        return self._true.now() + self.off
+
+    def sleep(self, duration: timedelta) -> None:
+        """Time passes, however wrong the clock is."""
+        self._true.sleep(duration)
+
+    jump = sleep
+
+
+class Death(BaseException):
+    """The process ends."""
+
+
+@pytest.fixture
+def adrift(tmp_path: Path) -> Iterator[tuple[Lab, Adrift]]:
+    """A lab with one due token, on a machine whose clock may be wrong."""
+    with lab(tmp_path) as bench:
+        for token_id in set(bench.sandbox.store.tokens) - {bench.due_ids()[0], bench.sandbox.store.owner_id}:
+            bench.sandbox.store.delete(token_id)
+        assert bench.clock is not None
+        bench.clock = clock = Adrift(bench.clock)
+        yield bench, clock
+
+
+def opened_rotation(bench: Lab) -> Rotation:
+    """The one open rotation."""
+    with bench.app(writing=False) as app:
+        [rotation] = app.reader.all_open_rotations()
+    return rotation
+
+
+def lost(real: Callable[..., Any], ref: Any) -> Any:
+    """A rotate call that takes effect and whose answer is lost."""
+    real(ref)
+    raise OutcomeUnknown("timed out")
+
+
+WRONG = [timedelta(days=45), timedelta(days=-45)]
+
+
+@pytest.mark.parametrize("off", WRONG)
+def test_a_lost_secret_is_made_anew_only_by_a_clock_that_is_right(adrift: tuple[Lab, Adrift], off: timedelta) -> None:
+    """No call by a clock that is wrong, and no moment noted by it holds back what the right one heals."""
+    bench, clock = adrift
+    api_down = {"rotate": lost, "authenticate": refusing(Temporary("down"))}
+    with spoilt(bench, provider={**api_down, "get": _failing_after(1)}) as (_, desk):
+        sweep(desk)
+    assert opened_rotation(bench).state is State.IN_DOUBT
+    clock.off = off
+    for _ in range(2):
+        [result] = bench.sweep().results
+        assert (result.outcome, "max_clock_skew" in result.message) == (Outcome.UNSETTLED, True)
+        clock.jump(timedelta(minutes=10))
+    assert (bench.sandbox.store.posts(target(bench)), lineage(bench, target(bench)).minted_at) == (1, None)
+    clock.off = timedelta()
+    assert [r.outcome for r in bench.sweep().results] == [Outcome.SETTLED]
+    assert lives(bench, target(bench))
+
+
+def _failing_after(count: int) -> Callable[..., Any]:
+    done: list[object] = []
+
+    def get(real: Callable[..., Any], ref: Any) -> Any:
+        done.append(ref)
+        if len(done) > count:
+            raise Temporary("the API is down")
+        return real(ref)
+
+    return get
+
+
+@pytest.mark.parametrize("off", WRONG)
+def test_a_doubt_begins_by_a_clock_that_is_right(adrift: tuple[Lab, Adrift], off: timedelta) -> None:
+    """The process died at its call: a wrong clock would make the doubt last for weeks, or be over at once.
+
+    Nothing is held on to meanwhile, also where a person asked.
+    """
+    bench, clock = adrift
+    with spoilt(bench, provider={"rotate": refusing(Death())}) as (_, desk), pytest.raises(Death):  # type: ignore[arg-type]
+        sweep(desk)
+    clock.off = off
+    with bench.app() as app:
+        assert {r.outcome for r in recover(app.desks[0])} == {Outcome.UNSETTLED}
+        assert asked(app, app.desks[0], target(bench)).outcome is Outcome.FAILED
+        attempt = claimed(app.desks[0], opened_rotation(bench))
+        assert attempt is not None
+        app.desks[0].journal.release(attempt.rotation.id)
+    assert (opened_rotation(bench).state, opened_rotation(bench).doubted_at) == (State.INTENDED, None)
+    clock.off = timedelta()
+    bench.sweep()
+    assert opened_rotation(bench).state is State.IN_DOUBT
+    clock.jump(timedelta(minutes=3))
+    bench.sweep()
+    assert lives(bench, target(bench))
+
+
+def test_a_call_in_doubt_is_not_taken_for_over_by_a_wrong_clock(adrift: tuple[Lab, Adrift]) -> None:
+    """A clock a month ahead says that the late window is long past: neither is the call given up, nor its token."""
+    bench, clock = adrift
+    with spoilt(bench, provider={"rotate": refusing(OutcomeUnknown("timed out"))}) as (_, desk):
+        sweep(desk)
+    clock.off = timedelta(days=30)
+    bench.sweep()
+    assert opened_rotation(bench).state is State.IN_DOUBT
+
+    def unknown(real: Callable[..., Any], ref: Any) -> Any:
+        real(ref)
+        raise NotFound("404")
+
+    for _ in range(2):
+        with spoilt(bench, provider={"get": unknown}) as (_, desk):
+            recover(desk)
+        clock.jump(timedelta(minutes=3))
+    assert opened_rotation(bench).state is State.IN_DOUBT
+    bench.sandbox.store.rotate(target(bench), "late")  # the call, at last
+    clock.off = timedelta()
+    bench.sweep()
+    assert lives(bench, target(bench))
+
+
+def test_moments_that_a_wrong_clock_has_noted_hold_nothing_back(adrift: tuple[Lab, Adrift]) -> None:
+    """A journal of a clock that was a month ahead: the doubt is counted from now on, not from then."""
+    bench, clock = adrift
+    with spoilt(bench, provider={"rotate": refusing(OutcomeUnknown("timed out"))}) as (_, desk):
+        sweep(desk)
+        rotation = opened_rotation(bench)
+        ahead = clock.now() + timedelta(days=30)
+        assert claimed(desk, rotation)
+        desk.journal.write(Write(rotation=replace(rotation, doubted_at=ahead, next_at=ahead)))
+    bench.sweep()
+    assert opened_rotation(bench).state is State.IN_DOUBT
+    clock.jump(timedelta(minutes=3))
+    bench.sweep()
+    assert lives(bench, target(bench))
