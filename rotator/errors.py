@@ -9,7 +9,8 @@
     │ ├ CredentialRejected         the credential that was shown is dead
     │ ├ Forbidden                  it lives, but may not do this
     │ ├ NotFound                   there is no such thing
-    │ └ AuditUnavailable           the audit line could not be written, so the step was not taken
+    │ ├ AuditUnavailable           the audit line could not be written, so the step was not taken
+    │ └ NoLongerHeld               another process has taken it over: leave it alone from here on
     └ OutcomeUnknown               it may have happened: look first, never repeat blindly
 
 Adapters translate a vendor's exceptions at their edge, by a table. Messages name token, sink, step, status code and
@@ -115,6 +116,10 @@ class NotFound(Permanent):
 
 class AuditUnavailable(Permanent):
     """The audit line that announces a step could not be written, so the step was not taken."""
+
+
+class NoLongerHeld(Permanent):
+    """Another process has taken over what was to be written: whoever held it before does nothing more about it."""
 
 
 class OutcomeUnknown(RotatorError):

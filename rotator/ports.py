@@ -316,7 +316,8 @@ class Journal(Protocol):
         Raises:
             AuditUnavailable: Only with `must_audit`; nothing was written.
             Temporary: Disk full or locked; nothing was written.
-            Permanent: We no longer hold the rotation, or the journal is damaged.
+            NoLongerHeld: Another process has taken the rotation over; nothing was written.
+            Permanent: The journal is damaged.
         """
         ...
 

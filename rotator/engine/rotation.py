@@ -26,6 +26,7 @@ from rotator.errors import (
     AuditUnavailable,
     CredentialRejected,
     Kind,
+    NoLongerHeld,
     NotFound,
     OutcomeUnknown,
     Permanent,
@@ -95,11 +96,36 @@ class Attempt:
         """Take the rotation as far as it goes now."""
         try:
             self._drive()
+        except NoLongerHeld as error:
+            return self._ousted(error.message)
         finally:
             if self.rotation.closed_at is None:
                 with contextlib.suppress(RotatorError):  # the journal is full or locked: our end frees it
                     self.desk.journal.release(self.rotation.id)
         return self._result()
+
+    def _ousted(self, message: str) -> Result:
+        """End undelivered: whoever took the rotation over may have settled a newer secret in the meantime.
+
+        What only this process holds is lost then. While the rotation is open its owner finds that out and heals it; if
+        it was closed before that call took effect nobody looks, so the lineage says that its sinks hold a dead value.
+        """
+        message = f"{message}: another one has taken it over, and nothing more is delivered from here"
+        self.desk.emit(self.desk.event(EventName.ROTATION_UNSETTLED, self.rotation, message=message))
+        if not self.is_sealed and not self.rotation.successor:  # a twin ends nothing, and its marker finds it
+            with contextlib.suppress(RotatorError):
+                self._own_up()
+        return replace(self._result(), outcome=Outcome.UNSETTLED, message=message)
+
+    def _own_up(self) -> None:
+        """Note that our call ended the secret that was settled, unless a newer one has settled since."""
+        rotation, minted = self.rotation, self.rotation.minted
+        known = self.desk.journal.lineages(rotation.provider, [rotation.lineage]).get(rotation.lineage)
+        if known is None or minted is None or (known.generation and not minted.is_past(known.generation)):
+            return
+        said = "a new secret was made, but another process had taken the rotation over: it is planned anew"
+        lost = self.desk.event(EventName.ROTATION_LOST, rotation, message=said, outcome=Outcome.LOST)
+        self.desk.remember(replace(known, stale=True), lost)
 
     def _drive(self) -> None:
         steps: dict[State, Callable[[], bool]] = {
@@ -715,6 +741,8 @@ class Attempt:
         write = replace(write, events=(*self.arrived, *write.events), secret=unsealed)
         try:
             self.desk.journal.write(write)
+        except NoLongerHeld:
+            raise
         except RotatorError as error:
             self.desk.emit(self.desk.event(EventName.JOURNAL_FAILED, self.rotation, message=error.message))
             if write.rotation is not None and write.rotation.closed_at is not None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rotator.audit import Head, Shipped
-from rotator.errors import ConfigError, NotFound, Permanent, RotatorError, Temporary
+from rotator.errors import ConfigError, NoLongerHeld, NotFound, Permanent, RotatorError, Temporary
 from rotator.events import Event, EventName
 from rotator.journal.lock import FileLock, Instances, refuse_network_file_system
 from rotator.journal.outbox import CURSOR, Change, Entry, changing
@@ -460,7 +460,7 @@ class SqliteJournal(Reader):
         sql = f"UPDATE rotations SET {columns} WHERE rotation_id = ? AND owner = ? AND closed_at IS NULL"  # noqa: S608 - only names
         found = connection.execute(sql, (*changed.values(), rotation.id, self._held.get(rotation.id))).rowcount
         if found != 1:
-            raise Permanent(f"rotation {rotation.id} is no longer held by this process")
+            raise NoLongerHeld(f"rotation {rotation.id} is no longer held by this process")
 
     def _fingerprint_key(self, path: Path) -> bytes:
         """Return the journal's own key, made with it, re-sealed when the sealing key was rotated."""

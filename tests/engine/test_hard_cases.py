@@ -13,7 +13,7 @@ from rotator.app import App
 from rotator.cli.sweeping import exit_code
 from rotator.engine.desk import Desk, Result
 from rotator.engine.manual import Asked, named, rotate
-from rotator.engine.sweep import Report
+from rotator.engine.sweep import Report, recover
 from rotator.engine.sweep import sweep as run_sweep
 from rotator.errors import CredentialRejected, Forbidden, NotFound, OutcomeUnknown, Temporary, Throttled
 from rotator.events import EventName
@@ -228,6 +228,82 @@ def test_a_replica_that_lags_is_no_proof_that_a_secret_is_dead(bench: Lab) -> No
             assert [r.outcome for r in sweep(desk).results] == [Outcome.UNSETTLED]
     assert bench.sandbox.store.posts(token_id) == 1
     assert [r.outcome for r in bench.sweep().results] == [Outcome.SETTLED]
+
+
+def taken_over(bench: Lab, others: Callable[[], None], *, late: bool) -> Callable[..., Any]:
+    """A rotate call during which somebody tidies away the signs of life, and another process goes on without us.
+
+    Args:
+        bench: Whose journal.
+        others: What the other process does.
+        late: Whether the call takes effect only after that.
+    """
+    done: list[object] = []
+
+    def rotate(real: Callable[..., Any], ref: Any) -> Any:
+        if done:
+            return real(ref)
+        done.append(ref)
+        minted = None if late else real(ref)
+        for sign in (bench.folder / "rotator.db.instances").iterdir():
+            sign.unlink()
+        others()
+        return minted or real(ref)
+
+    return rotate
+
+
+def test_who_was_taken_over_delivers_nothing_over_the_new_owner(bench: Lab) -> None:
+    """Another process found the call lost, and settled the next secret: the first one's answer comes too late."""
+
+    def others() -> None:
+        jump(bench)
+        bench.sweep()
+        jump(bench)
+        bench.sweep()
+
+    with spoilt(bench, provider={"rotate": taken_over(bench, others, late=False)}) as (_, desk):
+        [result] = sweep(desk).results
+    assert (result.outcome, "taken it over" in result.message) == (Outcome.UNSETTLED, True)
+    assert (lives(bench, target(bench)), lineage(bench, target(bench)).stale) == (True, False)
+    assert bench.sweep().results == []
+
+
+def test_what_only_the_one_that_was_taken_over_holds_is_made_anew(bench: Lab) -> None:
+    """The other one closed the rotation as without effect before the call took it: nobody looks any more.
+
+    The new secret is not delivered, for nothing fences a sink; that it is lost is noted, and the next sweep heals it.
+    """
+
+    def others() -> None:
+        for _ in range(2):
+            with bench.app() as app:
+                recover(app.desks[0])
+            jump(bench)
+        with bench.app(writing=False) as app:
+            assert not app.reader.open_rotations("astro")
+
+    with spoilt(bench, provider={"rotate": taken_over(bench, others, late=True)}) as (_, desk):
+        assert [r.outcome for r in sweep(desk).results] == [Outcome.UNSETTLED]
+    assert (bench.delivered(target(bench)), lineage(bench, target(bench)).stale) == (None, True)
+    assert EventName.ROTATION_LOST in {event.name for event in bench.events}
+    assert [r.outcome for r in bench.sweep().results] == [Outcome.SETTLED]
+    assert lives(bench, target(bench))
+
+
+def test_what_is_lost_while_the_new_owner_is_at_it_is_healed_by_it(bench: Lab) -> None:
+    """The rotation is open when the answer comes: its owner finds the generation moved, and nothing else is noted."""
+
+    def others() -> None:
+        with bench.app() as app:
+            recover(app.desks[0])
+
+    with spoilt(bench, provider={"rotate": taken_over(bench, others, late=True)}) as (_, desk):
+        sweep(desk)
+    assert (bench.delivered(target(bench)), lineage(bench, target(bench)).stale) == (None, False)
+    jump(bench)
+    assert [r.outcome for r in bench.sweep().results] == [Outcome.SETTLED]
+    assert lives(bench, target(bench))
 
 
 def short_lived(bench: Lab, strategy: str) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from rotator.audit import AuditFile, Author, Head, verify
-from rotator.errors import AuditUnavailable, ConfigError, Permanent, RotatorError, Temporary
+from rotator.errors import AuditUnavailable, ConfigError, NoLongerHeld, Permanent, RotatorError, Temporary
 from rotator.events import Event, EventName
 from rotator.journal.lock import FileLock, Instances, refuse_network_file_system
 from rotator.journal.rows import translated
@@ -293,7 +293,7 @@ def test_a_refused_change_does_not_spoil_its_neighbours(tmp_path: Path) -> None:
         mixed = [one for pair in zip(good, strangers, strict=True) for one in pair]
         with ThreadPoolExecutor(16) as pool:
             futures = [pool.submit(journal.write, Write(rotation=one, events=(fact(),))) for one in mixed]
-        assert [type(future.exception()) for future in futures] == [type(None), Permanent] * 8
+        assert [type(future.exception()) for future in futures] == [type(None), NoLongerHeld] * 8
         assert len(list(journal.history())) == 8 + 8  # of opening and writing the good ones
 
 
