@@ -501,6 +501,7 @@ def open_journal(
         ConfigError: The folder, the key or the file cannot be used; nothing was written.
         Temporary: Another process holds the lock, or the disk is full.
     """
+    path = path.resolve()  # by another name, too, it has these very locks beside it
     mounts = Path("/proc/self/mounts")
     refuse_network_file_system(path.parent, mounts.read_text() if mounts.exists() else "")
     try:

@@ -360,6 +360,17 @@ def test_a_full_disk_fails_the_write_and_nothing_else(tmp_path: Path) -> None:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
+def test_a_journal_has_one_lock_whatever_it_is_called(tmp_path: Path) -> None:
+    """A symlink to it is no second journal: whoever opens it by that name sees who is alive, and takes nothing over."""
+    (tmp_path / "link").mkdir()
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link" / "rotator.db").symlink_to(tmp_path / "real" / "rotator.db")
+    with opened(tmp_path / "real") as other, opened(tmp_path / "link") as one:
+        assert one.open(rotation(), lineage(), (fact(),))
+        assert other.claim("r1") is None
+    assert {path.name for path in (tmp_path / "link").iterdir()} == {"rotator.db", "audit.jsonl"}
+
+
 @pytest.mark.parametrize("kind", ["nfs4", "fuse.s3fs"])
 def test_a_network_file_system_is_refused_by_name(tmp_path: Path, kind: str) -> None:
     """The innermost mount decides."""
