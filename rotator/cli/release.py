@@ -20,7 +20,7 @@ from rotator.text import visible
 @click.command()
 @config_option
 @click.argument("token", callback=token_words)
-@click.option("--accept-move", is_flag=True, help="Also let its secret go to a new place.")
+@click.option("--accept-move", is_flag=True, help="Also let its secret go to the new place that holds it back now.")
 def release(config_path: Path, token: str, accept_move: bool) -> int:
     """Lift a quarantine or a backoff of TOKEN, so that the next sweep goes on with it.
 

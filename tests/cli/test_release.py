@@ -40,6 +40,11 @@ def fought(bench: Lab) -> str:
     return token_id
 
 
+def moved(bench: Lab) -> None:
+    """Let every secret go elsewhere from now on."""
+    bench.config_path.write_text(bench.config_path.read_text().replace('"{token_id}"', '"{name}-{token_id}"'))
+
+
 def lineage_of(bench: Lab, token_id: str) -> Lineage:
     """Return what the journal remembers."""
     with bench.app() as app:
@@ -72,9 +77,24 @@ def test_a_new_place_is_accepted_by_name(bench: Lab) -> None:
     """`--accept-move` lets the secret go where the config now says, and says so."""
     token_id = bench.due_ids()[0]
     rotator(bench, "sweep")
+    moved(bench)
     run = rotator(bench, "release", token_id, "--accept-move")
     assert (run.returncode, "may go to a new place" in run.stdout) == (0, True)
     assert lineage_of(bench, token_id).move_accepted
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_no_move_is_accepted_in_advance(bench: Lab, settled: bool) -> None:
+    """It would stay until the next rename, whatever that is: exit 2, says where it settled, and nothing is changed."""
+    due = bench.due_ids()
+    known = [token.id for token in bench.sandbox.store.tokens.values() if token.name.startswith("svc-")]
+    token_id = due[0] if settled else next(other for other in known if other not in due)
+    rotator(bench, "sweep")
+    before = lineage_of(bench, token_id)
+    run = rotator(bench, "release", token_id, "--accept-move")
+    said = str(bench.folder / "secrets" / token_id) if settled else "has not settled anywhere"
+    assert (run.returncode, said in run.stderr, "no move to accept" in run.stderr) == (2, True, True)
+    assert lineage_of(bench, token_id) == before
 
 
 def test_an_open_rotation_is_settled_first(bench: Lab) -> None:
@@ -104,6 +124,7 @@ def test_what_a_sweep_learnt_meanwhile_is_kept(tmp_path: Path) -> None:
     with lab(tmp_path) as bench:
         token_id = bench.due_ids()[0]
         bench.sweep()
+        moved(bench)
         with bench.app() as app:
             desk, journal = app.desks[0], app.desks[0].journal
             held = journal.lineages("astro", [token_id])[token_id]
