@@ -738,7 +738,8 @@ class Attempt:
         The seal goes with every write until one has succeeded, and so do the deliveries that are not journalled yet.
         """
         unsealed = None if self.is_sealed else self.secret
-        write = replace(write, events=(*self.arrived, *write.events), secret=unsealed)
+        durable = write.durable or unsealed is not None  # the seal must survive a power cut, whatever else may not
+        write = replace(write, events=(*self.arrived, *write.events), secret=unsealed, durable=durable)
         try:
             self.desk.journal.write(write)
         except NoLongerHeld:

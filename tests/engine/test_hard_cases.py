@@ -133,16 +133,19 @@ def unsettled(bench: Lab) -> None:
 def test_a_seal_that_could_not_be_written_is_written_with_the_next_state(bench: Lab) -> None:
     """The journal fails at the very commit of the new secret and the sink is down: the next commit carries the seal."""
     failed: list[Write] = []
+    sealed: list[Write] = []
 
     def once(real: Callable[..., None], write: Write) -> None:
         if write.secret is not None and not failed:
             failed.append(write)
             raise Temporary("no space left")
+        sealed.extend([write] if write.secret is not None else [])
         real(write)
 
     with spoilt(bench, sink={"deliver": down}, journal={"write": once}) as (_, desk):
         sweep(desk)
     assert failed
+    assert [write.durable for write in sealed] == [True]  # a power cut must not take it away again
     jump(bench)
     assert [r.outcome for r in bench.sweep().results] == [Outcome.SETTLED]
     assert (lives(bench, target(bench)), bench.sandbox.store.posts(target(bench))) == (True, 1)
