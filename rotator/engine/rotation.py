@@ -145,10 +145,10 @@ class Attempt:
             RotatorError: Our clock is wrong, or that could not be told: it goes on once the clock is right.
         """
         if self.rotation.state is State.INTENDED:
+            # The POST may have left a moment before the crash, and may even take effect later: doubt it from now on.
             with contextlib.suppress(NotFound):
                 self.provider.get(ref_of(self.rotation))  # whatever it answers, it says what time it is there
             self.desk.require_clock()
-            # The POST may have left a moment before the crash, and may even take effect later: doubt it from now on.
             self._doubt("the process ended at the moment of the rotate call")
         return self.drive()
 
