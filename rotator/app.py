@@ -129,6 +129,7 @@ def opened(
         else:
             journal = Reader(config.journal_path, key_source(config, stores))
         stack.callback(journal.close)
+        _require_same_organizations(config, journal)
         shipper = None
         if isinstance(journal, SqliteJournal):
             notifier = _notifier(config, journal, stores, clock, emit)
@@ -198,6 +199,7 @@ def by_hand(
         stack.callback(chosen.close)
         journal = _journal(config, actor, emit, clock, stores)
         stack.callback(journal.close)
+        _require_same_organizations(config, journal)
         note(journal, emit, _loaded(config, clock))
         policies = tuple(policy for policy in config.policies if policy.provider == name)
         yield Hands(chosen, policies, journal, clock, emit, config.state_dir)
@@ -313,6 +315,30 @@ def _journal(config: Config, actor: str, emit: Emit, clock: Clock, stores: Store
         emit(Event(name=EventName.AUDIT_FAILED, at=clock.now(), message=message))
 
     return open_journal(config.journal_path, key_source(config, stores), trail, failed)
+
+
+def _require_same_organizations(config: Config, journal: Reader) -> None:
+    """Refuse to ask one organization about the tokens of another: all would look deleted, and their seals be erased.
+
+    Raises:
+        ConfigError: The journal knows a provider's name as another organization.
+    """
+    problems = []
+    for name, table in config.providers.items():
+        wanted = table.organization_id
+        if isinstance(journal, SqliteJournal):
+            known = journal.pin_organization(name, wanted)
+        else:
+            known = journal.organization(name)
+        if known not in ("", wanted):
+            said = (
+                f"the journal {config.journal_path} was begun with {known}, whose tokens would all look deleted in"
+                f" {wanted}; put {known} back, or give {wanted} another provider name, or a state_dir"
+                " and sinks of its own. Nothing was done and nothing is lost"
+            )
+            problems.append(Problem(f"providers.{name}.organization_id", said))
+    if problems:
+        raise ConfigError(problems)
 
 
 def _loaded(config: Config, clock: Clock) -> Event:

@@ -396,9 +396,18 @@ def _lineages(app: App, provider: str) -> Callable[[], Iterator[Lineage]]:
 def _require_same_journal(now: Config, wanted: Config) -> None:
     """Refuse to leave a journal behind: what it holds open, and its seals, nobody would go on with.
 
+    So is an organization, even while nothing is remembered of it: what is at work may be about to.
+
     Raises:
         ConfigError: The file names another one.
     """
     if now.journal_path.resolve() != wanted.journal_path.resolve():
         said = f"a reload keeps the journal {now.journal_path}; `rotator settle`, then restart to change it"
         raise ConfigError.of("journal.url", said)
+    for name, table in now.providers.items():
+        other = wanted.providers.get(name, table).organization_id
+        if other != table.organization_id:
+            said = (
+                f"a reload keeps {table.organization_id}; restart to change it, or give {other} another provider name"
+            )
+            raise ConfigError.of(f"providers.{name}.organization_id", said)

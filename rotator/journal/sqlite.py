@@ -37,6 +37,13 @@ MINIMUM_FREE_BYTES = 4 * 1024 * 1024
 _FINGERPRINT = ("journal", "fingerprint key")  # the associated data of the sealed fingerprint key
 _CHUNK = 500
 _BUSY_S = 10
+# A journal from before organizations were pinned has it in its rotations; without lineages nothing is at stake.
+_ORGANIZATION = (
+    "SELECT coalesce((SELECT CAST(value AS TEXT) FROM meta WHERE key = 'organization:' || ?1),"
+    " (SELECT json_extract(CAST(body AS TEXT), '$.organization_id') FROM rotations"
+    " WHERE provider = ?1 ORDER BY rowid DESC LIMIT 1))"
+    " WHERE EXISTS (SELECT 1 FROM lineages WHERE provider = ?1)"
+)
 _READERS_MS = 1000  # how long erasing waits for readers: other processes wait for the lock meanwhile
 
 
@@ -163,6 +170,10 @@ class Reader:
     def providers(self) -> list[str]:
         """Return the names of the providers of which anything is remembered."""
         return [name for (name,) in self._rows("SELECT DISTINCT provider FROM lineages ORDER BY provider", ())]
+
+    def organization(self, provider: str) -> str:
+        """Return the organization whose credentials are remembered under a provider's name; empty while none are."""
+        return next((found for (found,) in self._rows(_ORGANIZATION, (provider,)) if found), "")
 
     def every_lineage(self, provider: str) -> Iterator[Lineage]:
         """Yield all that is remembered of a provider's credentials, page by page."""
@@ -394,6 +405,23 @@ class SqliteJournal(Reader):
     def mac(self, text: str) -> str:
         """See `ports.Journal`."""
         return self._fingerprints.mac(text)
+
+    def pin_organization(self, provider: str, organization: str) -> str:
+        """Remember which organization a provider's name stands for, and return it: not this one if another is known.
+
+        Raises:
+            Temporary, Permanent: Nothing was written.
+        """
+        key = f"organization:{provider}"
+
+        def change(connection: sqlite3.Connection) -> str:
+            (known,) = connection.execute(_ORGANIZATION, (provider,)).fetchone() or ("",)
+            if known in (None, "", organization):
+                connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, organization.encode()))
+            return known or organization
+
+        rows = self._rows("SELECT CAST(value AS TEXT) FROM meta WHERE key = ?", (key,))
+        return organization if rows == [(organization,)] else str(self._writer.submit(Job(change)))
 
     def mark_shipped(self, shipped: Shipped, *events: Event) -> None:
         """Remember how far the audit's HTTP receiver has come; if a power cut undoes that, it gets lines again.

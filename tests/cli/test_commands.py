@@ -190,6 +190,13 @@ def other_organization(bench: Lab) -> None:
     bench.config_path.write_text(text.replace(bench.sandbox.organization_id, "clother"))
 
 
+def organization_of_another_journal(bench: Lab) -> None:
+    bench.config_path.write_text(bench.config_path.read_text().replace('"90d"', '"9000d"', 1))
+    rotator(bench, "sweep")
+    bench.config_path.write_text(bench.config_path.read_text().replace('"9000d"', '"90d"', 1))
+    other_organization(bench)
+
+
 def file_for_a_folder(bench: Lab) -> None:
     (bench.folder / "secrets").write_text("not a folder")
 
@@ -218,6 +225,7 @@ def no_audit(bench: Lab) -> None:
         (no_credential, 2, "credential"),
         (weak_credential, 2, "right"),
         (other_organization, 2, "list"),
+        (organization_of_another_journal, 2, "providers.astro.organization_id"),
         (file_for_a_folder, 1, "secrets"),
         (damaged_journal, 2, "rotator.db"),
         (wrong_key, 2, "rotator.key"),

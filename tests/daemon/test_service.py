@@ -160,6 +160,23 @@ def test_a_reload_does_not_leave_the_journal_behind(tmp_path: Path) -> None:
         assert sweeping()
 
 
+@pytest.mark.parametrize("remembered", [True, False])
+def test_a_reload_does_not_change_the_organization(tmp_path: Path, remembered: bool) -> None:
+    """The old one stays in force, also while nothing is remembered: its sweep may be about to remember something."""
+    with lab(tmp_path, jumping=False) as bench:
+        if not remembered:
+            edit(bench.config_path, 'names = ["svc-*"]', 'names = ["nobody"]')
+        with working(bench) as at_work:
+            at_work.until(lambda: bool(at_work.told(EventName.SWEEP_FINISHED)))
+            edit(bench.config_path, bench.sandbox.organization_id, "clother")
+            at_work.service.reload()
+            said = at_work.told(EventName.CONFIG_REFUSED)[0].message
+            assert "providers.astro.organization_id" in said
+            assert "restart" in said
+            assert sweeping()
+            assert at_work.service.config.providers["astro"].organization_id == bench.sandbox.organization_id
+
+
 def test_a_clock_that_is_put_back_is_planned_by_anew(tmp_path: Path) -> None:
     """A daemon that started in the wrong year sweeps by the right one, without a restart."""
     clock = JumpingClock()

@@ -1,7 +1,8 @@
 """Cases in which a secret could be lost, a leak could live on, or we could be locked out: each was possible once."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -9,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from rotator.app import App
+from rotator.app import App, by_hand
 from rotator.cli.sweeping import exit_code
 from rotator.engine.desk import Desk, Result
 from rotator.engine.manual import Asked, named, rotate
 from rotator.engine.sweep import Report, recover
 from rotator.engine.sweep import sweep as run_sweep
-from rotator.errors import CredentialRejected, Forbidden, NotFound, OutcomeUnknown, Temporary, Throttled
+from rotator.errors import ConfigError, CredentialRejected, Forbidden, NotFound, OutcomeUnknown, Temporary, Throttled
 from rotator.events import EventName
 from rotator.model import Lineage, Outcome, Skip, State
 from rotator.ports import Write
@@ -647,3 +648,41 @@ def _target(fd: Path) -> str:
         return str(fd.readlink())
     except OSError:
         return ""
+
+
+def elsewhere(bench: Lab) -> None:
+    """Point the config at another organization."""
+    text = bench.config_path.read_text()
+    bench.config_path.write_text(text.replace(bench.sandbox.organization_id, "clother"))
+
+
+@pytest.mark.parametrize("is_pinned", [True, False], ids=["pinned", "from before"])
+def test_another_organization_is_never_asked_about_the_tokens_of_this_one(bench: Lab, is_pinned: bool) -> None:
+    """It would answer that none exists, which erases seals: whoever writes or shows is refused, and asks nothing."""
+    root, good = target(bench), bench.config_path.read_text()
+    unsettled(bench)
+    if not is_pinned:
+        with closing(sqlite3.connect(bench.folder / "rotator.db")) as connection, connection:
+            connection.execute("DELETE FROM meta WHERE key LIKE 'organization:%'")
+    elsewhere(bench)
+    requests = len(bench.sandbox.requests)
+    for writing in (True, False):
+        refusal = pytest.raises(ConfigError, match=r"providers\.astro\.organization_id.*put .* back")
+        with refusal, bench.app(writing=writing):
+            pass
+    with pytest.raises(ConfigError, match="organization_id"), by_hand(bench.config, "astro", "test", [], bench.clock):
+        pass
+    assert len(bench.sandbox.requests) == requests
+    bench.config_path.write_text(good)
+    assert [r.outcome for r in bench.sweep().results] == [Outcome.SETTLED]
+    assert (lives(bench, root), bench.sandbox.store.posts(root)) == (True, 1)
+
+
+def test_an_organization_that_was_mistyped_is_corrected(bench: Lab) -> None:
+    """While nothing is remembered nothing is at stake: what a first run was told wrongly binds nobody."""
+    good = bench.config_path.read_text()
+    elsewhere(bench)
+    with pytest.raises(Forbidden):
+        bench.sweep()
+    bench.config_path.write_text(good)
+    assert [r.outcome for r in bench.sweep().results] == [Outcome.SETTLED]

@@ -509,3 +509,29 @@ def test_threads_that_come_and_go_leave_no_files_open(tmp_path: Path) -> None:
             thread.join()
         held = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
         assert sum(name.endswith("rotator.db") for name in held) < 6
+
+
+def test_a_provider_stands_for_the_organization_that_is_remembered(tmp_path: Path) -> None:
+    """The first one stays once anything is remembered of it; before, a mistake can be corrected."""
+    reader = Reader(tmp_path / "rotator.db")
+    with opened(tmp_path) as journal:
+        assert (reader.organization("astro"), journal.pin_organization("astro", "mistyped")) == ("", "mistyped")
+        assert (reader.organization("astro"), journal.pin_organization("astro", "org1")) == ("", "org1")
+        journal.write(Write(lineage=lineage()))
+        assert journal.pin_organization("astro", "org2") == "org1" == reader.organization("astro")
+        assert journal.pin_organization("other", "org2") == "org2"
+    with opened(tmp_path) as journal:
+        assert journal.pin_organization("astro", "org2") == "org1"
+        assert journal.pin_organization("astro", "org1") == "org1"
+    reader.close()
+
+
+def test_a_journal_from_before_has_the_organization_in_its_rotations(tmp_path: Path) -> None:
+    """Nothing was pinned yet: the latest rotation says it, closed or open; what was only looked at says nothing."""
+    with opened(tmp_path) as journal:
+        journal.write(Write(lineage=replace(lineage(9), provider="looked")))
+        assert journal.pin_organization("looked", "org2") == "org2" == journal.organization("looked")
+        assert journal.open(rotation(), lineage(), (fact(),))
+        assert journal.pin_organization("astro", "org2") == "org" == journal.organization("astro")
+        journal.write(Write(rotation=rotation(closed_at=AT, state=State.REFUSED)))
+        assert journal.pin_organization("astro", "org2") == "org"
