@@ -145,7 +145,7 @@ def _intended(desk: Desk, row: Candidate, token: Token, lineage: Lineage, rotati
         state=State.INTENDED,
         name=token.name,
         scope=token.scope,
-        organization_id=token.organization_id,
+        organization_id=desk.provider.organization_id,
         observed=token.generation,
         opened_at=desk.clock.now(),
         deliveries=tuple(DeliveryRecord(place) for place in row.places),

@@ -19,7 +19,7 @@ from rotator.engine.desk import Desk, Result, note, result_of
 from rotator.engine.own import credentials, expiring, explained, is_expiring, recovering
 from rotator.engine.retiring import end_candidate, end_orphan, tend
 from rotator.engine.rotation import Attempt, waits
-from rotator.errors import CredentialRejected, RotatorError, Temporary
+from rotator.errors import CredentialRejected, Permanent, RotatorError, Temporary
 from rotator.events import Event, EventName
 from rotator.model import Lineage, Outcome, Policy, Rotation, Step
 from rotator.planning import Candidate, Plan
@@ -207,7 +207,17 @@ def _recovered(desk: Desk, listed: Rotation) -> Result | None:
 
 
 def claimed(desk: Desk, listed: Rotation) -> Attempt | None:
-    """Take over an open rotation; None if another process is at it."""
+    """Take over an open rotation; None if another process is at it.
+
+    Raises:
+        Permanent: It is of another organization, which alone can say whether its token lives.
+        Temporary, AuditUnavailable: The journal cannot be written.
+    """
+    if listed.organization_id != desk.provider.organization_id:
+        where, name = listed.organization_id, desk.provider.name
+        raise Permanent(
+            f"it is of organization {where} and kept, with its seal; put providers.{name}.organization_id back"
+        )
     rotation = desk.journal.claim(listed.id)
     if rotation is None:
         return None

@@ -18,7 +18,7 @@ from rotator.engine.sweep import Report, recover
 from rotator.engine.sweep import sweep as run_sweep
 from rotator.errors import ConfigError, CredentialRejected, Forbidden, NotFound, OutcomeUnknown, Temporary, Throttled
 from rotator.events import EventName
-from rotator.model import Lineage, Outcome, Skip, State
+from rotator.model import Lineage, Outcome, Skip, State, Token
 from rotator.ports import Write
 from rotator.sandbox import SandboxConfig
 from rotator.sandbox.store import Draft
@@ -686,3 +686,39 @@ def test_an_organization_that_was_mistyped_is_corrected(bench: Lab) -> None:
         bench.sweep()
     bench.config_path.write_text(good)
     assert [r.outcome for r in bench.sweep().results] == [Outcome.SETTLED]
+
+
+def test_an_open_rotation_of_another_organization_is_kept_and_named(bench: Lab) -> None:
+    """However it got beside this provider, its token is not looked for where it cannot be: its seal stays."""
+    root = target(bench)
+    unsettled(bench)
+
+    class Elsewhere(Wrapped):
+        """The provider of another organization."""
+
+        organization_id = "clother"
+
+    with bench.app() as app:
+        provider = Elsewhere(app.desks[0].provider, get=refusing(NotFound("no such token")), authenticate=down)
+        desk = replace(app.desks[0], provider=provider)  # type: ignore[arg-type]
+        for _ in range(3):
+            jump(bench)
+            [result] = recover(desk)
+            assert result.outcome is Outcome.UNSETTLED
+            assert "put providers.astro.organization_id back" in result.message
+    assert [r.outcome for r in bench.sweep().results] == [Outcome.SETTLED]
+    assert (lives(bench, root), bench.sandbox.store.posts(root)) == (True, 1)
+
+
+def test_an_organization_that_the_api_calls_otherwise_strands_no_rotation(bench: Lab) -> None:
+    """A rotation is of the organization that was configured when it began, whatever its token says."""
+    root = target(bench)
+
+    def renamed(token: Token) -> Token:
+        return replace(token, organization_id="another-name-of-it")
+
+    provider = {"list": lambda real, part: map(renamed, real(part)), "get": lambda real, ref: renamed(real(ref))}
+    with spoilt(bench, provider=provider, sink={"deliver": down}) as (_, desk):
+        assert [r.outcome for r in sweep(desk).results] == [Outcome.UNSETTLED]
+    assert [r.outcome for r in bench.sweep().results] == [Outcome.SETTLED]
+    assert (lives(bench, root), bench.sandbox.store.posts(root)) == (True, 1)
