@@ -547,6 +547,11 @@ class Rotation:
         return self.successor or self.token_id
 
     @property
+    def claims(self) -> tuple[tuple[str, str], ...]:
+        """What the lineage owns while this is open."""
+        return tuple(claim for record in self.deliveries for claim in record.place.claims)
+
+    @property
     def post_id(self) -> str:
         """Names the latest POST of this rotation."""
         return f"{self.id}-{self.posts}"

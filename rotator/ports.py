@@ -247,7 +247,9 @@ class Write:
         rotation: The record as it shall be; with `closed_at` set it is closed and its seal erased.
         lineage: The record as it shall be; the journal raises `version` itself.
         secret: Sealed beside the rotation with its mint id and token id as associated data.
-        claims: Places that belong to the lineage from now on, as (sink, location).
+        claims: Places that belong to the lineage from now on, as (sink, location), but for those that another one owns.
+            A rotation that closes without any gives back what it took when it opened, unless its sinks may hold
+            something of it (the lineage is `stale`).
         events: History rows, and audit lines.
         must_audit: An audit line that cannot be written stops this write (before anything irreversible); otherwise
             the write goes ahead and the failure is emitted.
@@ -279,15 +281,15 @@ class Journal(Protocol):
         ...
 
     def open(self, rotation: Rotation, lineage: Lineage, events: tuple[Event, ...]) -> bool:
-        """Claim the lineage and write the intent, durably and audited, in one step.
+        """Claim the lineage and its places and write the intent, durably and audited, in one step.
 
         Args:
             rotation: In state INTENDED with `posts` = 1.
             lineage: As read before the last look: if anything changed it since, nothing is written.
 
         Returns:
-            False if another rotation of the lineage is open, somebody alive holds it (`hold`), or it moved since; then
-            nothing was written.
+            False if another rotation of the lineage is open, somebody alive holds it (`hold`), it moved since, or a
+            place belongs to another lineage; then nothing was written.
 
         Raises:
             AuditUnavailable, Temporary, Permanent: Nothing was written.
@@ -328,8 +330,8 @@ class Journal(Protocol):
             writes: Each with a lineage and no rotation; its `version` is still that of when it was read.
 
         Returns:
-            For each, False if somebody changed the lineage since then, or a rotation of it is open; then nothing of it
-            was written.
+            For each, False if somebody changed the lineage since then, a rotation of it is open, or a place that it
+            claims belongs to another lineage; then nothing of it was written.
 
         Raises:
             AuditUnavailable, Temporary, Permanent: Nothing was written.

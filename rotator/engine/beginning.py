@@ -12,13 +12,14 @@ from rotator.drift import fights
 from rotator.engine.deciding import refreshed
 from rotator.engine.desk import Desk, Result, ref_of, result_of
 from rotator.engine.healing import heal
+from rotator.engine.looking import owners_of
 from rotator.engine.minting import can_mint
 from rotator.engine.own import renewing
 from rotator.engine.rotation import Attempt
 from rotator.errors import Permanent, Temporary
 from rotator.events import EventName
 from rotator.model import DeliveryRecord, Heal, Lineage, Outcome, Reason, Rotation, State, Step, Strategy, Token
-from rotator.planning import Candidate, deadline
+from rotator.planning import Candidate, deadline, place_problem
 from rotator.ports import Provider, Question
 
 BY_HAND = frozenset({Reason.REQUESTED, Reason.LEAKED})
@@ -68,11 +69,20 @@ def begin(desk: Desk, row: Candidate, *, revoke_first: bool = False) -> Result:
             deadline=deadline(token, row.policy, lineage),
             expires_at=token.end_at,
         )
-        shadow = replace(lineage, name=token.name, open_state=State.INTENDED, open_message="")
+        shadow = replace(
+            lineage,
+            name=token.name,
+            scope=token.scope,  # so that it can be found gone, and its places free, although it never settled
+            workspace_id=token.workspace_id,
+            deployment_id=token.deployment_id,
+            open_state=State.INTENDED,
+            open_message="",
+        )
         with desk.step(Step.INTEND):
             is_open = desk.journal.open(rotation, shadow, (event,))
         if not is_open:
-            return result_of(row, None, "another process is at it")
+            taken = place_problem(row.places, lineage, owners_of(desk, lineage, row.places), lineage.id)
+            return result_of(row, None, taken or "another process is at it")
         desk.emit(event)
         return Attempt(desk, rotation, shadow, provider).drive()
 

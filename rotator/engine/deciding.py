@@ -132,7 +132,8 @@ class Placing:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._taken: dict[tuple[str, str], str] = {}
+        opened = desk.journal.open_rotations(desk.provider.name)  # of an older version these own nothing in the journal
+        self._taken = {claim: rotation.lineage for rotation in opened for claim in rotation.claims}
         self._owns: Mapping[str, OwnCredential] = desk.provider.own_credentials()
 
     def placed(self, row: Candidate) -> Candidate:

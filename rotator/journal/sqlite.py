@@ -278,6 +278,8 @@ class SqliteJournal(Reader):
             is_as_read, holder = _standing(connection, lineage)
             if not is_as_read or (holder and self._is_at_work(holder)):
                 return False
+            if not _claimed(connection, lineage, rotation.claims):
+                return False
             connection.execute(
                 "INSERT INTO rotations (rotation_id, provider, lineage, owner, opened_at, body)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
@@ -371,7 +373,8 @@ class SqliteJournal(Reader):
                 self._put_rotation(connection, write.rotation, sealed)
             if write.lineage is not None:
                 _put_lineage(connection, write.lineage)
-                _put_claims(connection, write.lineage, write.claims)
+                closes = write.rotation is not None and write.rotation.closed_at is not None
+                _put_claims(connection, write.lineage, write.claims, closes=closes)
             return True
 
         self._writer.submit(Job(change, write.events, write.must_audit, write.durable))
@@ -608,7 +611,7 @@ def _noting(write: Write) -> Callable[[sqlite3.Connection], bool]:
 
     def change(connection: sqlite3.Connection) -> bool:
         is_as_read, _ = _standing(connection, lineage)
-        if not is_as_read:
+        if not is_as_read or not _claimed(connection, lineage, write.claims):
             return False
         _put_lineage(connection, lineage)
         _put_claims(connection, lineage, write.claims)
@@ -638,13 +641,39 @@ def _put_lineage(connection: sqlite3.Connection, lineage: Lineage) -> None:
     connection.execute(sql, (lineage.provider, lineage.id, *members))
 
 
-def _put_claims(connection: sqlite3.Connection, lineage: Lineage, claims: tuple[tuple[str, str], ...]) -> None:
-    if not claims and lineage.gone_at is None:
+def _claimed(connection: sqlite3.Connection, lineage: Lineage, claims: Sequence[tuple[str, str]]) -> bool:
+    """Take the places that are free; False, with none taken, if another lineage owns one."""
+    if not claims:
+        return True
+    marks = ",".join(["(?, ?)"] * len(claims))
+    join = "CROSS JOIN places ON sink = column1 AND location = column2"  # in this order, for each is found by the index
+    sql = f"SELECT provider, lineage FROM (VALUES {marks}) {join}"  # noqa: S608 - only marks
+    found = connection.execute(sql, [word for claim in claims for word in claim]).fetchall()
+    if any(owner != (lineage.provider, lineage.id) for owner in found):
+        return False
+    if len(found) < len(claims):
+        _take(connection, lineage, claims)
+    return True
+
+
+def _put_claims(
+    connection: sqlite3.Connection, lineage: Lineage, claims: tuple[tuple[str, str], ...], *, closes: bool = False
+) -> None:
+    """Let a lineage own these places and no others; without any, only what is over changes what it owns.
+
+    What another lineage owns stays its: it may hold the only copy of that one's secret.
+    """
+    if closes and not claims and not lineage.stale:  # nothing of it lies where it never settled
+        claims = tuple(claim for place in lineage.places for claim in place.claims)
+    elif not claims and (lineage.gone_at is None or lineage.open_state is not None):
         return
     connection.execute("DELETE FROM places WHERE provider = ? AND lineage = ?", (lineage.provider, lineage.id))
+    _take(connection, lineage, claims)
+
+
+def _take(connection: sqlite3.Connection, lineage: Lineage, claims: Sequence[tuple[str, str]]) -> None:
     connection.executemany(
-        "INSERT OR REPLACE INTO places VALUES (?, ?, ?, ?)",
-        [(*claim, lineage.provider, lineage.id) for claim in claims],
+        "INSERT OR IGNORE INTO places VALUES (?, ?, ?, ?)", [(*claim, lineage.provider, lineage.id) for claim in claims]
     )
 
 

@@ -26,7 +26,7 @@ from rotator.journal.lock import FileLock, Instances, refuse_network_file_system
 from rotator.journal.rows import translated
 from rotator.journal.sealing import Keyring, KeySource
 from rotator.journal.sqlite import Reader, SqliteJournal, open_journal
-from rotator.model import Generation, Lineage, Reason, Rotation, Scope, State
+from rotator.model import DeliveryRecord, Generation, Lineage, Place, Reason, Rotation, Scope, State
 from rotator.ports import Write
 from rotator.recent import MOMENT_S
 from rotator.secret import Secret
@@ -83,6 +83,64 @@ def test_a_lineage_has_one_open_rotation(tmp_path: Path) -> None:
         assert not journal.open(rotation(id="r3"), lineage(version=1), (fact(),))
         assert journal.open(rotation(id="r4"), lineage(version=2), (fact(),))
     assert verify(tmp_path / "audit.jsonl").lines == 2
+
+
+HERE = DeliveryRecord(Place("files", "/x", {}, parts=("/x#a", "/x#b")))
+CLAIMS = HERE.place.claims
+
+
+def test_an_open_rotation_owns_its_places(tmp_path: Path) -> None:
+    """Another lineage gets none of them, not even one, until it closes: then what never settled gives them back."""
+    with opened(tmp_path) as journal:
+        mine, near = rotation(deliveries=(HERE,)), DeliveryRecord(Place("files", "/x#b", {}))
+        assert journal.open(mine, lineage(), (fact(),))
+        free = DeliveryRecord(Place("files", "/free", {}))
+        assert not journal.open(rotation(2, deliveries=(free, near)), lineage(2), (fact(2),))
+        assert [r.id for r in journal.open_rotations("astro")] == ["r1"]
+        assert journal.place_owners([*CLAIMS, ("files", "/free")]) == dict.fromkeys(CLAIMS, ("astro", "t1"))
+        journal.write(Write(rotation=replace(mine, closed_at=AT, state=State.REFUSED), lineage=lineage()))
+        assert not journal.place_owners(CLAIMS)
+        assert journal.open(rotation(2, deliveries=(free, near)), lineage(2), (fact(2),))
+    assert verify(tmp_path / "audit.jsonl").lines == 2
+
+
+def test_places_that_may_hold_something_of_a_lineage_stay_its(tmp_path: Path) -> None:
+    """Stale, it keeps what it took; otherwise it falls back to where it last settled; gone, it has nothing."""
+    there = Place("files", "/old", {})
+    with opened(tmp_path) as journal:
+        for number, (changes, owned) in enumerate(
+            [
+                ({"stale": True}, {*CLAIMS}),
+                ({"places": (there,)}, {*there.claims}),
+                ({"stale": True, "gone_at": AT}, set()),
+            ],
+            start=1,
+        ):
+            mine = rotation(id=f"r{number}", deliveries=(HERE,))
+            known = journal.lineages("astro", ["t1"]).get("t1", lineage())
+            shadow = replace(known, open_state=State.INTENDED, gone_at=AT)  # gone once: it is back, and open
+            assert journal.open(mine, shadow, (fact(),))
+            journal.write(Write(rotation=mine, lineage=shadow))
+            assert set(journal.place_owners(CLAIMS)) == {*CLAIMS}
+            journal.write(
+                Write(
+                    rotation=replace(mine, closed_at=AT, state=State.SUPERSEDED), lineage=replace(lineage(), **changes)
+                )
+            )
+            assert set(journal.place_owners([*CLAIMS, *there.claims])) == owned
+
+
+def test_a_place_of_another_lineage_is_never_taken(tmp_path: Path) -> None:
+    """What was learnt of a lineage that would own it is not written; one that settles there leaves it alone."""
+    with opened(tmp_path) as journal:
+        assert journal.remember(Write(lineage=lineage(), claims=CLAIMS)) == (True,)
+        assert journal.remember(Write(lineage=lineage(2), claims=CLAIMS[:1])) == (False,)
+        assert not journal.lineages("astro", ["t2"])
+        assert journal.open(rotation(2), lineage(2), (fact(2),))
+        settled = rotation(2, closed_at=AT, state=State.SETTLED)
+        journal.write(Write(rotation=settled, lineage=lineage(2), claims=(*CLAIMS, ("files", "/free"))))
+        owners = journal.place_owners([*CLAIMS, ("files", "/free")])
+        assert owners == dict.fromkeys(CLAIMS, ("astro", "t1")) | {("files", "/free"): ("astro", "t2")}
 
 
 def test_a_lineage_is_found_by_the_members_it_has_now(tmp_path: Path) -> None:

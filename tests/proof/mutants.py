@@ -50,7 +50,8 @@ _OPENED = """\
         with desk.step(Step.INTEND):
             is_open = desk.journal.open(rotation, shadow, (event,))
         if not is_open:
-            return result_of(row, None, "another process is at it")
+            taken = place_problem(row.places, lineage, owners_of(desk, lineage, row.places), lineage.id)
+            return result_of(row, None, taken or "another process is at it")
         desk.emit(event)
         return Attempt(desk, rotation, shadow, provider).drive()
 """
