@@ -21,6 +21,11 @@ _STATEMENT = re.compile(
     """,
     re.MULTILINE | re.VERBOSE,
 )
+# What else such files hold: comments, exports, and names that only some readers know. A name alone is Docker's way to
+# pass on its own variable; where nothing is set beside it, it may be anything, a secret too.
+_OTHER = re.compile(rb"(?:[#;].*|export[ \t]+[A-Za-z0-9_ \t]+|[A-Za-z0-9_.\-][A-Za-z0-9_.\- \t]*\+?=.*)?")
+_NAME = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CONTINUED = re.compile(rb"\\\r?\n\Z")
 _BARE = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")
 
@@ -30,6 +35,11 @@ def problem(content: bytes) -> str:
     for found in _STATEMENT.finditer(content):
         if (found["bare"] or b"").startswith((b'"', b"'")):
             return f"the value of {found['key'].decode()} opens a quote that nothing closes"
+    rest = _STATEMENT.sub(lambda found: b"\n" * found[0].count(b"\n"), content.removeprefix(_BYTE_ORDER_MARK))
+    is_set = holds_keys(content)
+    for number, line in enumerate(map(bytes.strip, rest.split(b"\n")), start=1):
+        if not _OTHER.fullmatch(line) and not (is_set and _NAME.fullmatch(line)):
+            return f"it is no env file (line {number} is neither an assignment nor a comment)"
     return ""
 
 

@@ -261,7 +261,7 @@ def _refuse_unmergeable(target: _Target, existing: _folder.Existing | None) -> N
     if target.format in _KEYED:
         reason = _KEYED[target.format].problem(existing.content)
         if reason:
-            raise Permanent(f"{reason}, so its other keys could be lost; repair or remove the file")
+            raise Permanent(f"{reason}, so other content could be lost; repair or remove the file, or name another")
     elif kind := keyed_kind(existing.content):
         raise Permanent(f'it is {kind} file, which format = "raw" would replace whole; set format, or remove the file')
 

@@ -611,6 +611,46 @@ def test_an_open_quote_is_refused(tmp_path: Path) -> None:
         sink.preflight(place)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"a": 1}\n',
+        "a: 1\nb:\n  - x\n",
+        "-----BEGIN X-----\nabcd\n-----END X-----\n",
+        "[core]\nx = y\n",
+        "eyJh.eyJi.c-_d",
+        "Opaque1",
+        "A=1\neyJh.eyJi.c-_d\n",
+        "# so far\nA='b\nc'\n\nif true; then\n",
+    ],
+)
+def test_a_file_that_is_no_env_file_gets_no_line(tmp_path: Path, content: str) -> None:
+    """JSON, YAML, PEM, INI, scripts or another secret: refused by its line before a rotation, and left as it is."""
+    sink = build(tmp_path)
+    place = place_of(sink, path="x", format="env", fields={"TOKEN": "{secret}"})
+    (tmp_path / "x").write_text(content)
+    with pytest.raises(Permanent, match=r"it is no env file \(line \d is neither"):
+        sink.preflight(place)
+    with raising_without_secret(Permanent):
+        sink.deliver(place, mint())
+    assert (tmp_path / "x").read_text() == content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "# c\n; systemd's\n\n  \t\nexport A=1\nexport A B\r\nHTTP_PROXY\n",
+        "A='b\nnot a line\n'\nC=d\\\nnor this\n",
+        "A=1\nmy.key=x\nmy-key = y\nPATH+=:/x\ndeclare -x D=e",
+        "\ufeffA=1\r\nB=2\r\n",
+        "# nothing yet\n",
+    ],
+)
+def test_what_readers_of_env_files_know_stays_welcome(content: str) -> None:
+    """Comments, exports, names that Docker passes on, names that only some know, values over several lines."""
+    assert not _env.problem(content.encode())
+
+
 # JSON files
 
 JSON_NUMBERS = st.sampled_from(["1.10", "1e400", "12345678901234567890", "-0.0", "1E+2", "9" * 5000])
