@@ -390,7 +390,8 @@ class Place:
     Attributes:
         location: Says the place to people and stands for it in records. One line, printable.
         options: What the sink needs to write there, JSON-able, journalled with the intent.
-        parts: Everything that is written there, if it is more than the location says: several keys of one file.
+        parts: Everything that is written there, if it is more than the location says: several keys of one file, each as
+            `file#key`. Whoever writes the whole of what is before a `#` collides with them too.
         reference: The secret reference that reads exactly what is written here (`file:/path`); empty if none does.
         store: What the location is in, the same for all sinks that write to it: `vault https://vault.example`. Empty
             if the sink cannot say; then a place is only known by the name of its sink.

@@ -5,6 +5,7 @@ clock, a network, a sleep or dice. Jitter is a hash, so that every replica and e
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -587,11 +588,12 @@ def place_problem(
     Args:
         places: Resolved for the token.
         lineage: What the journal remembers of it.
-        owners: Claims of places to the lineage that last settled there.
+        owners: Claims of places, and of keys and wholes of them, to the lineage that owns each.
         lineage_id: Whose places they are to be.
     """
     for place in places:
-        holder = next((owners[claim] for claim in place.claims if owners.get(claim, lineage_id) != lineage_id), None)
+        others = (claim for claim, owner in owners.items() if owner != lineage_id)
+        holder = next((owners[other] for other in others if any(_meet(other, claim) for claim in place.claims)), None)
         if holder is not None:
             return f"{place.sink}:{place.location} belongs to token {holder}; give each token a place of its own"
     if lineage is None or not lineage.places or lineage.move_accepted:
@@ -606,6 +608,18 @@ def place_problem(
                 " accept with `rotator release --accept-move`"
             )
     return ""
+
+
+def overlap(places: Sequence[Place]) -> bool:
+    """Whether one of these deliveries would write over another."""
+    pairs = itertools.combinations(places, 2)
+    return any(_meet(claim, other) for one, two in pairs for claim in one.claims for other in two.claims)
+
+
+def _meet(one: tuple[str, str], other: tuple[str, str]) -> bool:
+    """Whether two claims are for the same, or one for a key of what the other writes whole."""
+    (home, part), (at, spot) = one, other
+    return home == at and (part == spot or part.startswith(f"{spot}#") or spot.startswith(f"{part}#"))
 
 
 # Every state that a token can be in, worst first, and what a person does about it.

@@ -356,7 +356,10 @@ class Journal(Protocol):
         ...
 
     def place_owners(self, places: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], tuple[str, str]]:
-        """Return (provider, lineage) by (sink, location) for the places that somebody owns."""
+        """Return (provider, lineage) by (sink, location) for the places that somebody owns.
+
+        Also for the whole of which one is a key (`file` of `file#key`), and for the keys of one that is such a whole.
+        """
         ...
 
     def preflight(self) -> None:

@@ -303,6 +303,11 @@ def test_a_place_belongs_to_the_lineage_that_settled_there() -> None:
     here, there = Place("files", "/a", {}), Place("files", "/b", {})
     settled = Lineage("astro", "t1", "t1", "svc-a", places=(here,))
     assert "belongs to token t2" in place_problem([here], None, {("files", "/a"): "t2"}, "t1")
+    keyed = Place("files", "/a#K", {})
+    assert "belongs to token t2" in place_problem([keyed], None, {("files", "/a"): "t2"}, "t1")
+    assert "belongs to token t2" in place_problem([here], None, {("files", "/a#K"): "t2"}, "t1")
+    for other in (("files", "/a#L"), ("files", "/a#K2"), ("files", "/a2"), ("vault", "/a")):
+        assert not place_problem([keyed], None, {other: "t2"}, "t1")
     assert "--accept-move" in place_problem([there], settled, {}, "t1")
     assert not place_problem([there], replace(settled, move_accepted=True), {}, "t1")
     assert not place_problem([here, Place("vault", "x", {})], settled, {}, "t1")

@@ -13,7 +13,7 @@ from rotator.errors import NotFound, RotatorError
 from rotator.events import EventName
 from rotator.marker import bound
 from rotator.model import Lineage, Place, Policy, Scope, Skip, Strategy, Token
-from rotator.planning import Candidate, Decision, Known, Plan, Row, guard, place_problem, selects, survey
+from rotator.planning import Candidate, Decision, Known, Plan, Row, guard, overlap, place_problem, selects, survey
 from rotator.ports import Listing, OwnCredential, TokenRef
 
 PAGE = 250  # tokens decided and looked at in one go: more would only take memory
@@ -133,7 +133,9 @@ class Placing:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         opened = desk.journal.open_rotations(desk.provider.name)  # of an older version these own nothing in the journal
-        self._taken = {claim: rotation.lineage for rotation in opened for claim in rotation.claims}
+        self._taken: dict[tuple[str, str], str] = {}
+        for rotation in opened:
+            self._take(rotation.claims, rotation.lineage)
         self._owns: Mapping[str, OwnCredential] = desk.provider.own_credentials()
 
     def placed(self, row: Candidate) -> Candidate:
@@ -149,8 +151,21 @@ class Placing:
         row = replace(row, places=places)
         row = self._own(row) if row.own else row
         if row.decision.due is not None:
-            self._taken.update((claim, lineage.id) for place in places for claim in place.claims)
+            self._take([claim for place in places for claim in place.claims], lineage.id)
         return row
+
+    def _take(self, claims: Sequence[tuple[str, str]], root: str) -> None:
+        """Note whose places these are; `file#` is nobody's, and says that somebody has keys in that file."""
+        for home, part in claims:
+            self._taken[home, part] = root
+            whole, mark, _ = part.rpartition("#")
+            if mark:
+                self._taken[home, whole + mark] = root
+
+    def _near(self, spots: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """Return who takes these places in this plan, the wholes that they are keys of, or keys of them."""
+        near = [(home, each) for home, part in spots for each in (part, part.rpartition("#")[0], f"{part}#")]
+        return {claim: self._taken[claim] for claim in near if claim in self._taken}
 
     def resolved(self, row: Candidate, lineage: Lineage) -> tuple[tuple[Place, ...], str]:
         """Return where the secret of a token would go, and why it may not go there; empty if it may."""
@@ -162,9 +177,9 @@ class Placing:
         spots = [claim for place in places for claim in place.claims]
         owned = owners_of(desk, lineage, places)
         owners = {spot: root for spot, root in owned.items() if root == lineage.id or not self._is_gone(root)}
-        owners |= {spot: self._taken[spot] for spot in spots if spot in self._taken}
+        owners |= self._near(spots)
         problem = place_problem(places, lineage, owners, lineage.id)
-        if not problem and len(set(spots)) < len(spots):
+        if not problem and overlap(places):
             problem = "two deliveries of the policy write to the same place"
         return places, problem
 

@@ -84,8 +84,11 @@ class Reader:
 
     def place_owners(self, places: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], tuple[str, str]]:
         """See `ports.Journal`."""
-        sql = "SELECT provider, lineage FROM places WHERE sink = ? AND location = ?"
-        return {place: rows[0] for place in places if (rows := self._rows(sql, place))}
+        claims = "SELECT sink, location, provider, lineage FROM places WHERE sink = ?1 AND"
+        keys = "location > ?2 || '#' AND location < ?2 || '$'"  # all of `file#`: $ is the sign behind #
+        sql = f"{claims} location IN (?2, ?3) UNION ALL {claims} {keys}"
+        found = [row for sink, spot in places for row in self._rows(sql, (sink, spot, spot.rpartition("#")[0]))]
+        return {(sink, spot): (provider, lineage) for sink, spot, provider, lineage in found}
 
     def fingerprint(self, secret: Secret) -> str:
         """See `ports.Journal`; empty where there is no journal yet or its key is not there."""

@@ -172,3 +172,28 @@ def test_a_rotation_that_an_older_version_opened_has_its_place(bench: Lab) -> No
     bench.sweep()
     assert of(bench) == first.id
     assert bench.sandbox.store.posts(other.id) == 0
+
+
+@pytest.mark.parametrize("is_settled", [True, False])
+@pytest.mark.parametrize("keyed", ["services", "others"])
+def test_a_file_is_not_shared_by_one_that_writes_it_whole(bench: Lab, keyed: str, is_settled: bool) -> None:
+    """A raw file of one token holds no key of another: the second to come is held back before anything is rotated."""
+    text, block = bench.config_path.read_text(), 'path = "shared"\n'
+    wanted = text.index(block, text.index(f"[[policies.{keyed}.deliver]]"))
+    bench.config_path.write_text(f'{text[:wanted]}format = "env"\n{text[wanted:]}')
+    made(bench, "svc-first")
+    if is_settled:
+        assert len(bench.sweep().results) == 1
+    made(bench, "other-late")
+    report = bench.sweep()
+    assert report.plan.skipped[Skip.BAD_PATH] == 1
+    assert len(report.results) == (0 if is_settled else 1)
+
+
+def test_one_policy_does_not_write_a_file_whole_and_a_key_of_it(bench: Lab) -> None:
+    """Two of its own deliveries would refuse each other for ever."""
+    text = bench.config_path.read_text()
+    also = '[[policies.services.deliver]]\nsink = "files"\npath = "shared"\nformat = "env"\n[policies.others]'
+    bench.config_path.write_text(text.replace("[policies.others]", also))
+    made(bench, "svc-first")
+    assert bench.sweep().plan.skipped == {Skip.BAD_PATH: 1}

@@ -143,6 +143,23 @@ def test_a_place_of_another_lineage_is_never_taken(tmp_path: Path) -> None:
         assert owners == dict.fromkeys(CLAIMS, ("astro", "t1")) | {("files", "/free"): ("astro", "t2")}
 
 
+def test_owners_of_a_file_and_of_its_keys_are_found_by_each_other(tmp_path: Path) -> None:
+    """Who asks for a key hears of who writes the file whole, and the other way round; of no other key or file."""
+    spots = ["/x", "/x#a", "/x#b", "/x$", "/x2", "/y#a"]
+    with opened(tmp_path) as journal:
+        for number, spot in enumerate(spots, start=1):
+            assert journal.remember(Write(lineage=lineage(number), claims=(("files", spot),))) == (True,)
+
+        def near(spot: str) -> list[str]:
+            return sorted(location for _, location in journal.place_owners([("files", spot)]))
+
+        assert near("/x") == ["/x", "/x#a", "/x#b"]
+        assert near("/x#a") == ["/x", "/x#a"]
+        assert near("/x#c") == ["/x"]
+        assert near("/y") == ["/y#a"]
+        assert not journal.place_owners([("other", "/x")])
+
+
 def test_a_lineage_is_found_by_the_members_it_has_now(tmp_path: Path) -> None:
     """By a twin from the write that brings it, no longer by one that a write leaves out, always by its root."""
     with opened(tmp_path) as journal:
