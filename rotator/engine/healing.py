@@ -37,7 +37,8 @@ def heal(desk: Desk, candidate: Candidate) -> Result | None:
                 return _adopted(desk, candidate, now.token, now.lineage, live)
             if drift.heal is Heal.REDELIVER:
                 return _redelivered(desk, candidate, now)
-        desk.remember(now.lineage)
+        # it may have been taken over just now, with where it settled
+        desk.remember(now.lineage, claims=tuple(claim for place in now.lineage.places for claim in place.claims))
         return None
 
 

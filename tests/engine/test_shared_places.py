@@ -14,6 +14,7 @@ from rotator.engine.sweep import sweep as run_sweep
 from rotator.errors import OutcomeUnknown, Permanent
 from rotator.model import Outcome, Skip
 from rotator.sandbox.store import Draft, Record
+from tests.engine.test_drift import forget
 from tests.engine.test_hard_cases import DAY, Wrapped, down, jump, refusing, spoilt, sweep
 from tests.lab import Lab, lab
 
@@ -197,3 +198,21 @@ def test_one_policy_does_not_write_a_file_whole_and_a_key_of_it(bench: Lab) -> N
     bench.config_path.write_text(text.replace("[policies.others]", also))
     made(bench, "svc-first")
     assert bench.sweep().plan.skipped == {Skip.BAD_PATH: 1}
+
+
+def test_what_is_taken_over_at_the_second_look_has_its_place(bench: Lab) -> None:
+    """A person mended it between the plan and its turn: nothing is rotated, and nobody else gets the file."""
+    first = made(bench, "svc-first")
+    bench.sweep()
+    jump(bench, timedelta(hours=1))
+    bench.sandbox.store.rotate(first.id, "a person")
+    forget(bench)
+    jump(bench)
+    with bench.app() as app:
+        run_sweep(app.desks[0], app.desks[0].policies, None, lambda _: False)  # sees a dead secret of it
+    (bench.folder / "secrets" / "shared").write_text(bench.sandbox.store.secret_of(first.id))
+    jump(bench)
+    assert [r.outcome for r in bench.sweep().results] == [None]
+    made(bench, "other-late")
+    assert bench.sweep().plan.skipped[Skip.BAD_PATH] == 1
+    assert of(bench) == first.id
