@@ -18,6 +18,7 @@ from rotator.clock import SystemClock
 from rotator.config import Config
 from rotator.credentials import STORED, Reference
 from rotator.engine.desk import Desk, Settings, note
+from rotator.engine.reserved import Reserved
 from rotator.engine.standing import Standing, unlisted
 from rotator.errors import ConfigError, Permanent, Problem, Temporary
 from rotator.events import Event, EventName
@@ -141,7 +142,7 @@ def opened(
             built[name] = sinks.load(chosen.kind).build(name, chosen.options, config.folder)
             stack.callback(_close, built[name])
         unfinished = journal.all_open_rotations()
-        veto = _veto(config, clock, emit)
+        veto, kept = _veto(config, clock, emit), reserved(config, stores)
         desks = []
         for name in config.providers:
             mine = tuple(policy for policy in config.policies if policy.provider == name)
@@ -150,7 +151,7 @@ def opened(
                 settings = _settings(config)
                 made = provider(config, name, emit, clock, stores)
                 store = cast("Journal", journal)
-                desk = Desk(made, mine, built, store, clock, emit, settings, writing=writing, veto=veto)
+                desk = Desk(made, mine, built, store, clock, emit, settings, writing=writing, veto=veto, reserved=kept)
                 stack.callback(desk.close)
                 stack.callback(made.close)
                 desks.append(desk)
@@ -235,6 +236,13 @@ def unusable_endpoints(config: Config) -> list[Problem]:
         except ConfigError as error:
             problems += error.problems
     return problems
+
+
+def reserved(config: Config, stores: Stores) -> Reserved:
+    """Return what rotator itself lives on; nothing is read yet."""
+    references = [Reference.parse(text) for table in config.providers.values() for text in table.credential]
+    credentials = [OwnCredential(r.absolute(config.state_dir), partial(stores.read, r)) for r in references]
+    return Reserved(credentials)
 
 
 def channels(config: Config, stores: Stores) -> list[Channel]:

@@ -62,6 +62,8 @@ def begin(desk: Desk, row: Candidate, *, revoke_first: bool = False) -> Result:
             return _quarantined(desk, row, lineage)
         if row.strategy is Strategy.OVERLAP and token.kind != "STANDARD":
             raise Permanent(f'a twin would not be of its kind {token.kind}; use strategy = "in_place" for it')
+        for place in row.places:  # a person may have put our credential there since it was planned
+            desk.refuse_reserved(place, token.id, lineage.id)
         rotation = _intended(desk, row, token, lineage, rotation_id)
         can_mint(desk, rotation)
         event = replace(

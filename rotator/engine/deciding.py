@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from rotator.engine.desk import Desk
 from rotator.engine.looking import looked, owners_of
-from rotator.errors import NotFound, RotatorError
+from rotator.errors import NotFound, RotatorError, Temporary
 from rotator.events import EventName
 from rotator.marker import bound
 from rotator.model import Lineage, Place, Policy, Scope, Skip, Strategy, Token
@@ -178,10 +178,21 @@ class Placing:
         owned = owners_of(desk, lineage, places)
         owners = {spot: root for spot, root in owned.items() if root == lineage.id or not self._is_gone(root)}
         owners |= self._near(spots)
-        problem = place_problem(places, lineage, owners, lineage.id)
+        problem = self._reserved(row, lineage, places) or place_problem(places, lineage, owners, lineage.id)
         if not problem and overlap(places):
             problem = "two deliveries of the policy write to the same place"
         return places, problem
+
+    def _reserved(self, row: Candidate, lineage: Lineage, places: Sequence[Place]) -> str:
+        """Return why rotator's own needs forbid one of the places, empty if they do not."""
+        try:
+            for place in places:
+                self._desk.refuse_reserved(place, row.token.id, lineage.id)
+        except Temporary:
+            return ""  # its store cannot be reached: asked again before anything begins
+        except RotatorError as error:
+            return error.message
+        return ""
 
     def _is_gone(self, root: str) -> bool:
         """Whether the owner of a place no longer exists, by two looks some time apart; then its places are free."""

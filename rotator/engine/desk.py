@@ -10,7 +10,9 @@ from typing import TypedDict, TypeVar, Unpack
 
 import msgspec
 
+from rotator.claims import claims
 from rotator.engine.breaker import Breaker
+from rotator.engine.reserved import Reserved
 from rotator.errors import Kind, Permanent, RotatorError, Temporary, kind_of
 from rotator.events import Event, EventName
 from rotator.model import (
@@ -78,6 +80,7 @@ class Desk:
         writing: Whether the journal may be written; without it only what reads may be called.
         stop: Set to claim nothing more; what has begun is finished or journalled.
         veto: Asked before each rotation that a sweep or a person begins.
+        reserved: What rotator itself lives on, and no delivery may overwrite.
     """
 
     provider: Provider
@@ -92,6 +95,7 @@ class Desk:
     pools: dict[str, ThreadPoolExecutor] = field(default_factory=dict)
     breakers: dict[str, Breaker] = field(default_factory=dict)
     veto: Veto | None = None
+    reserved: Reserved = field(default_factory=Reserved)
 
     def breaker(self, sink: str) -> Breaker:
         """Return the sink's circuit breaker."""
@@ -140,9 +144,32 @@ class Desk:
         told = Event(name=name, at=self.clock.now(), provider=self.provider.name, sink=sink, message=message)
         note(self.journal, self.emit, told)
 
+    def refuse_reserved(self, place: Place, token_id: str, lineage_id: str) -> None:
+        """Refuse a place that rotator itself lives on, but where this very token is the credential that is read there.
+
+        Raises:
+            Permanent: It may not be written.
+            ConfigError, Temporary: It is where a credential of ours is read, and cannot be read now.
+        """
+        where = f"{place.sink}:{place.location}"
+        for own in self.reserved.read_at(place):
+            said = claims(own.read())
+            held = said.token_id if said is not None else ""
+            if held != token_id and not self._is_of(held, lineage_id):
+                raise Permanent(
+                    f"{where} is where {own.reference} reads a credential that rotator itself works with, and that is"
+                    f" not this token but {held or 'an unknown one'}; give this one another place, or delete it if it"
+                    " was replaced"
+                )
+
+    def _is_of(self, token_id: str, lineage_id: str) -> bool:
+        known = self.journal.lineages(self.provider.name, [token_id]).get(token_id)
+        return known is not None and known.id == lineage_id
+
     def deliver(self, place: Place, mint: Mint) -> Receipt:
-        """See `ports.Sink`."""
+        """See `ports.Sink`; whatever was thought when it was planned, nothing of our own is overwritten."""
         with self.step(Step.DELIVER, place.sink), _discreet(place.sink, mint.secret):
+            self.refuse_reserved(place, mint.token_id, mint.lineage)
             return self._ask(place.sink, lambda sink: _a(Receipt, sink.deliver(place, mint)))
 
     def read_back(self, place: Place) -> Held:

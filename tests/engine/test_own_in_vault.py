@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from rotator.errors import ConfigError, Temporary
-from rotator.model import Outcome, Strategy
+from rotator.model import Outcome, Skip, Strategy
+from rotator.sandbox.store import Draft
 from tests.lab import Lab, lab
 from tests.servers.vault import Faults, Vault, serving
 
@@ -90,3 +91,17 @@ def test_a_vault_that_is_down_stops_before_anything_is_done(tmp_path: Path) -> N
         put(server, "rotator", "")
         with pytest.raises(ConfigError, match=r"vault:secret/astro/rotator#token cannot be read: .*empty"):
             bench.sweep()
+
+
+def test_another_token_is_not_delivered_over_our_own_credential(tmp_path: Path) -> None:
+    """Its place is a key of the secret that our reference reads: it is held back before anything is rotated."""
+    with serving() as server, lab(tmp_path) as bench:
+        keep_in_vault(bench, server)
+        store, before = bench.sandbox.store, held(server, "rotator")
+        made = store.create(Draft("rotator", "ORGANIZATION", store.organization_id, "ORGANIZATION_MEMBER"), "x")
+        made.created_at = made.start_at = store.now() - timedelta(days=30)
+        text = bench.config_path.read_text().replace('["rotator-*"]', '["rotator"]')
+        bench.config_path.write_text(text + 'fields = { value = "{secret}", token = "{rotation_id}" }\n')
+        report = bench.sweep()
+        assert (report.plan.skipped[Skip.BAD_PATH], store.rotations(made.id)) == (1, 0)
+        assert held(server, "rotator") == before
