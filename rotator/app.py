@@ -18,7 +18,7 @@ from rotator.clock import SystemClock
 from rotator.config import Config
 from rotator.credentials import STORED, Reference
 from rotator.engine.desk import Desk, Settings, note
-from rotator.engine.reserved import Reserved
+from rotator.engine.reserved import Reserved, names
 from rotator.engine.standing import Standing, unlisted
 from rotator.errors import ConfigError, Permanent, Problem, Temporary
 from rotator.events import Event, EventName
@@ -240,9 +240,10 @@ def unusable_endpoints(config: Config) -> list[Problem]:
 
 def reserved(config: Config, stores: Stores) -> Reserved:
     """Return what rotator itself lives on; nothing is read yet."""
+    files = frozenset(name for path in config.own_files for name in names(path))
     references = [Reference.parse(text) for table in config.providers.values() for text in table.credential]
     credentials = [OwnCredential(r.absolute(config.state_dir), partial(stores.read, r)) for r in references]
-    return Reserved(credentials)
+    return Reserved(files, config.audit_path, credentials)
 
 
 def channels(config: Config, stores: Stores) -> list[Channel]:

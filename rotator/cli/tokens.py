@@ -15,7 +15,7 @@ from types import FrameType
 
 import click
 
-from rotator.app import Hands, by_hand, provider
+from rotator.app import Hands, by_hand, provider, reserved
 from rotator.cli import by_hand as acting
 from rotator.cli import render
 from rotator.cli.keeping import Keep, Reveal, ToFile
@@ -23,7 +23,6 @@ from rotator.cli.main import FAILED, OK, config_option
 from rotator.cli.words import token_words
 from rotator.clock import SystemClock
 from rotator.config import Config, load
-from rotator.credentials import Reference
 from rotator.errors import ConfigError, NotFound
 from rotator.logs import Log
 from rotator.model import NewToken, Scope, Token
@@ -49,7 +48,6 @@ class _Asked:
     """What all commands are told."""
 
     config: Config
-    config_path: Path
     provider: str
     as_json: bool
 
@@ -76,7 +74,7 @@ def _common(command: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(command)
     def run(config_path: Path, provider_name: str | None, as_json: bool, **rest: object) -> int:
         config = load(config_path)
-        return command(_Asked(config, config_path, _provider_name(config, provider_name), as_json), **rest)
+        return command(_Asked(config, _provider_name(config, provider_name), as_json), **rest)
 
     return run
 
@@ -284,10 +282,7 @@ def _keep(asked: _Asked, to_file: Path | None, *, reveal: bool) -> Keep:
     if to_file is None:
         return Reveal(sys.stderr if asked.as_json else sys.stdout)
     path = Path(os.path.abspath(to_file))
-    config = asked.config
-    key = Reference.parse(config.journal.key).path(config.state_dir)
-    ours = (asked.config_path, config.journal_path, config.audit_path, key)
-    if any(file is not None and path == Path(os.path.abspath(file)) for file in ours):
+    if reserved(asked.config, Stores(asked.config)).has_file(path):
         raise ConfigError.of("--to-file", f"{path} is a file that rotator itself needs; name another one")
     return ToFile(path)
 

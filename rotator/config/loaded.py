@@ -1,6 +1,6 @@
 """A valid configuration, as the application gets it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,10 @@ from rotator.config.tables import (
     ProviderTable,
     ServerTable,
 )
+from rotator.credentials import Reference
 from rotator.model import Policy
+
+JOURNAL_FILES = ("", "-wal", "-shm", "-journal", ".lock", ".instances")  # what ends the names of what it lies in
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Config:
         folder: Of the file; sinks count relative paths from it.
         state_dir: Journal, key, audit and file references count from it.
         digest: The file's SHA-256, in hex; empty if it came from no file.
+        file: The file; None likewise.
     """
 
     folder: Path
@@ -64,6 +68,7 @@ class Config:
 
     notifications: Mapping[str, NotificationTable] = field(default_factory=dict)
     hooks: tuple[HookConfig, ...] = ()
+    file: Path | None = None
 
     @property
     def journal_path(self) -> Path:
@@ -79,3 +84,11 @@ class Config:
     def textfile_path(self) -> Path | None:
         """The file that metrics are written to; None if they are not."""
         return self.state_dir / Path(self.metrics.textfile).expanduser() if self.metrics.textfile else None
+
+    @property
+    def own_files(self) -> Sequence[Path]:
+        """The files that rotator itself lives on, but for its credentials: config, journal, keys, audit, metrics."""
+        journal = [self.journal_path.with_name(self.journal_path.name + end) for end in JOURNAL_FILES]
+        key = Reference.parse(self.journal.key).path(self.state_dir)
+        found = (self.file, *journal, key, self.audit_path, self.textfile_path)
+        return [path for path in found if path is not None]

@@ -39,7 +39,7 @@ def load(path: Path) -> Config:
         raise ConfigError.of("", f"{path} is not UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError.of("", f"{path} is not TOML: {error}") from None
-    return replace(parse(raw, path.resolve().parent), digest=hashlib.sha256(content).hexdigest())
+    return replace(parse(raw, path.resolve().parent), digest=hashlib.sha256(content).hexdigest(), file=path)
 
 
 def parse(raw: dict[str, object], folder: Path) -> Config:

@@ -152,6 +152,8 @@ class Desk:
             ConfigError, Temporary: It is where a credential of ours is read, and cannot be read now.
         """
         where = f"{place.sink}:{place.location}"
+        if self.reserved.has(place):
+            raise Permanent(f"{where} is a file that rotator itself needs; give the token a place of its own")
         for own in self.reserved.read_at(place):
             said = claims(own.read())
             held = said.token_id if said is not None else ""

@@ -245,6 +245,7 @@ class Wrong:
 
 
 NEW = ("create", "n", "--role", "R")
+OURS = ("rotator.toml", "rotator.key", "rotator.db", "rotator.db-wal", "rotator.db.lock", "credential", "audit.jsonl.1")
 
 
 @pytest.mark.parametrize(
@@ -265,7 +266,10 @@ NEW = ("create", "n", "--role", "R")
         Wrong(("list", "--scope", "organization", "--workspace", "w"), "--scope"),
         Wrong(("list", "--provider", "nobody"), "there are: astro"),
         Wrong(("get", "../../v1/organizations"), "path"),
-        Wrong(("rotate", "{id}", "--yes", "--to-file", "{folder}/rotator.db"), "rotator itself needs"),
+        *(
+            Wrong(("rotate", "{id}", "--yes", "--to-file", f"{{folder}}/{name}"), "rotator itself needs")
+            for name in OURS
+        ),
     ],
     ids=lambda wrong: " ".join(wrong.words),
 )

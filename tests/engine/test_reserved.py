@@ -1,4 +1,4 @@
-"""No delivery goes over what rotator itself lives on: the credentials that it works with."""
+"""No delivery goes over what rotator itself lives on: its credentials, journal, key, audit trail and config."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -173,3 +173,24 @@ def test_a_credential_that_lies_in_two_places_is_renewed_in_both(bench: Lab) -> 
     before = bench.sandbox.store.owner_id
     assert outcomes(bench)[before][0] is Outcome.SETTLED
     assert holder(bench) == holder(bench, "copy") != before
+
+
+OURS = ("rotator.toml", "rotator.db", "rotator.db-wal", "rotator.db-shm", "rotator.db.lock", "rotator.db.instances",
+        "rotator.key", "audit.jsonl", "audit.jsonl.1", "audit.jsonl-20260101.gz", "audit-20260101.jsonl")  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", ["", 'format = "json"\n'])
+def test_nothing_is_delivered_into_the_files_of_rotator_itself(bench: Lab, fields: str) -> None:
+    """Whatever tokens are called and wherever a sink's folder is; and only those files are refused."""
+    edit(bench, ('directory = "secrets"', 'directory = "."'), ('names = ["svc-*"]', 'names = ["rot*", "audit*"]'))
+    edit(bench, ('path = "{token_id}"', f'path = "{{name}}"\n{fields}'))
+    edit(bench, ("[policies.services.when]", 'exclude_names = ["rotator-credential"]\n[policies.services.when]'))
+    ours = [old(bench, name).id for name in OURS]
+    free = old(bench, "audit-bot").id
+    report = bench.sweep()
+    assert [(result.token_id, result.outcome) for result in report.results] == [(free, Outcome.SETTLED)]
+    assert report.plan.skipped[Skip.BAD_PATH] == len(ours)
+    assert not any(bench.sandbox.store.posts(token_id) for token_id in ours)
+    assert {said.partition("; ")[0].partition("is a ")[2] for said in refusals(bench)} == {
+        "file that rotator itself needs"
+    }
