@@ -17,6 +17,7 @@ from rotator.audit.shipping import Receiver, Shipper
 from rotator.clock import SystemClock
 from rotator.config import Config
 from rotator.credentials import STORED, Reference
+from rotator.elsewhere import Elsewhere, Held
 from rotator.engine.desk import Desk, Settings, note
 from rotator.engine.reserved import Reserved, names
 from rotator.engine.standing import Standing, unlisted
@@ -29,7 +30,7 @@ from rotator.model import Policy, Rotation
 from rotator.notify.channel import Channel
 from rotator.notify.notifier import Notifier
 from rotator.planning import lineage_state
-from rotator.ports import Clock, Emit, Journal, OwnCredential, Sink, Veto
+from rotator.ports import Clock, Emit, Holder, Journal, Others, OwnCredential, Sink, Veto
 from rotator.providers.astro.http import AstroHttp, Endpoint
 from rotator.providers.astro.provider import AstroProvider, AstroSettings
 from rotator.stores import Stores
@@ -143,6 +144,7 @@ def opened(
             stack.callback(_close, built[name])
         unfinished = journal.all_open_rotations()
         veto, kept = _veto(config, clock, emit), reserved(config, stores)
+        elsewhere = Elsewhere(list(_held(config, stores)), clock.monotonic)
         desks = []
         for name in config.providers:
             mine = tuple(policy for policy in config.policies if policy.provider == name)
@@ -151,7 +153,19 @@ def opened(
                 settings = _settings(config)
                 made = provider(config, name, emit, clock, stores)
                 store = cast("Journal", journal)
-                desk = Desk(made, mine, built, store, clock, emit, settings, writing=writing, veto=veto, reserved=kept)
+                desk = Desk(
+                    made,
+                    mine,
+                    built,
+                    store,
+                    clock,
+                    emit,
+                    settings,
+                    writing=writing,
+                    veto=veto,
+                    reserved=kept,
+                    others=partial(elsewhere.besides, name, made.organization_id),
+                )
                 stack.callback(desk.close)
                 stack.callback(made.close)
                 desks.append(desk)
@@ -166,6 +180,7 @@ class Hands:
     Attributes:
         policies: All of the provider's; there may be none.
         refuge: The folder for a secret that could not go where it should.
+        others: See `Desk`.
     """
 
     provider: AstroProvider
@@ -174,6 +189,7 @@ class Hands:
     clock: Clock
     emit: Emit
     refuge: Path
+    others: Callable[[], Others]
 
 
 @contextmanager
@@ -203,7 +219,9 @@ def by_hand(
         _require_same_organizations(config, journal)
         note(journal, emit, _loaded(config, clock))
         policies = tuple(policy for policy in config.policies if policy.provider == name)
-        yield Hands(chosen, policies, journal, clock, emit, config.state_dir)
+        elsewhere = Elsewhere(list(_held(config, stores)), clock.monotonic)
+        others = partial(elsewhere.besides, name, chosen.organization_id)
+        yield Hands(chosen, policies, journal, clock, emit, config.state_dir, others)
 
 
 def provider(config: Config, name: str, emit: Emit, clock: Clock, stores: Stores) -> AstroProvider:
@@ -280,6 +298,13 @@ def _hooks(config: Config, on: str) -> "list[Hook]":
     from rotator.notify import hooks  # noqa: PLC0415 - brings sinks along, which a sweep without hooks does without
 
     return [hooks.built(hook, config.folder) for hook in chosen]
+
+
+def _held(config: Config, stores: Stores) -> Iterator[Held]:
+    """Yield every credential of the configuration that is an Astro token; nothing is read yet."""
+    for name, table in config.providers.items():
+        for own in (_credential(text, stores) for text in table.credential):
+            yield Held(Holder(f"providers.{name}", own.reference, renews=True), table.organization_id, own)
 
 
 def _credential(text: str, stores: Stores) -> OwnCredential:

@@ -89,6 +89,34 @@ class OwnCredential:
     is_remote: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A table of the configuration that works with a token, besides the provider that is asked about.
+
+    Attributes:
+        table: `providers.X` or `sinks.X`.
+        reference: Where it reads the secret, see `OwnCredential`.
+        renews: Whether policies of its own can renew it; then no others do.
+    """
+
+    table: str
+    reference: str
+    renews: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Others:
+    """What the rest of the configuration works with now.
+
+    Attributes:
+        holders: By the id of the token.
+        unread: Which credential cannot be read now, and never could, so that any token may be it; empty if none.
+    """
+
+    holders: Mapping[str, tuple[Holder, ...]]
+    unread: str = ""
+
+
 class Provider(Protocol):
     """The API that owns tokens and rotates them."""
 

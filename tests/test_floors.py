@@ -18,7 +18,7 @@ FLOORS = [
     ("rotator.ports", 2),
     ("rotator.providers", 3), ("rotator.sinks", 3), ("rotator.journal", 3), ("rotator.audit", 3),
     ("rotator.credentials", 3), ("rotator.clock", 3), ("rotator.logs", 3), ("rotator.recent", 3),
-    ("rotator.secret_file", 3),
+    ("rotator.secret_file", 3), ("rotator.elsewhere", 3),
     ("rotator.engine", 4),
     ("rotator.board", 5), ("rotator.metrics", 5), ("rotator.server", 5), ("rotator.daemon", 5), ("rotator.notify", 5),
     ("rotator.config", 5), ("rotator.stores", 5), ("rotator.app", 5), ("rotator.cli", 5), ("rotator.__main__", 5),

@@ -58,14 +58,26 @@ def refuse(hands: Hands, token: Token, verb: str, *, force: bool) -> None:
         hands: Everything.
         token: As it is now.
         verb: `rotate` or `delete`.
-        force: Whether a person said that a managed one may be; our own credential never is.
+        force: Whether a person said that a managed one may be; a credential that rotator works with never is.
 
     Raises:
-        ConfigError: It is our own credential, or managed.
+        ConfigError: It is our own credential, that of another table, perhaps such a one, or managed.
     """
-    name = hands.provider.name
+    name, others = hands.provider.name, hands.others()
     if token.id in hands.provider.own_credentials():
         raise ConfigError.of("ID", f"{token.id} is a credential of providers.{name} itself: {_OWN[verb]}; {_INSTEAD}")
+    holder = next(iter(others.holders.get(token.id, ())), None)
+    if holder is not None:
+        raise ConfigError.of(
+            "ID",
+            f"{token.id} is the credential that {holder.table} works with, read from {holder.reference}: that would be"
+            " locked out; put another token there first",
+        )
+    if others.unread and not force:
+        raise ConfigError.of(
+            "ID",
+            f"{token.id} may be what others work with: {others.unread}; wait, or --force to {verb} it all the same",
+        )
     why = "" if force else _managed(hands, token)
     if why:
         raise ConfigError.of(

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from rotator.engine.desk import Desk
 from rotator.engine.looking import looked, owners_of
+from rotator.engine.own import unrenewable
 from rotator.errors import NotFound, RotatorError, Temporary
 from rotator.events import EventName
 from rotator.marker import bound
@@ -137,6 +138,7 @@ class Placing:
         for rotation in opened:
             self._take(rotation.claims, rotation.lineage)
         self._owns: Mapping[str, OwnCredential] = desk.provider.own_credentials()
+        self._others = desk.others()
 
     def placed(self, row: Candidate) -> Candidate:
         """Return the candidate with its places, or skipped with the reason; one that is not due comes back as it is."""
@@ -148,8 +150,7 @@ class Placing:
             said = f"{row.decision.due}, but held back: {problem}"
             self._desk.emit(self._desk.about(EventName.PLACE_REFUSED, row.token, row.policy.name, message=said))
             return skip(row, Skip.BAD_PATH, problem)
-        row = replace(row, places=places)
-        row = self._own(row) if row.own else row
+        row = self._harmless(replace(row, places=places), lineage)
         if row.decision.due is not None:
             self._take([claim for place in places for claim in place.claims], lineage.id)
         return row
@@ -213,23 +214,21 @@ class Placing:
             return False
         return False
 
-    def _own(self, row: Candidate) -> Candidate:
-        """Our own credential is renewed only where its reference will read the new value; the only one by overlap."""
+    def _harmless(self, row: Candidate, lineage: Lineage) -> Candidate:
+        """A credential is renewed only where each reference to it will read the new value; our only one by overlap."""
+        if not (row.own or row.mints):
+            return row
+        is_only = row.own and len(self._owns) == 1
+        row = replace(row, strategy=Strategy.OVERLAP if is_only else row.strategy)
         why = self.unrenewable(row, row.places)
-        if why:
-            return skip(row, Skip.OWN_CREDENTIAL, f"{why} ({row.decision.due}: {row.decision.message})")
-        only = len(self._owns) == 1
-        return replace(row, strategy=Strategy.OVERLAP if only else row.strategy)
+        if not why and self._others.unread and row.strategy is Strategy.IN_PLACE and lineage.minted_at is None:
+            # one that we have rotated before is nobody's, or somebody would have been locked out then
+            why = f"it may be what others work with: {self._others.unread}; make that readable, or remove the table"
+        return skip(row, Skip.OWN_CREDENTIAL, f"{why} ({row.decision.due}: {row.decision.message})") if why else row
 
     def unrenewable(self, row: Candidate, places: Sequence[Place]) -> str:
-        """Return why our own credential is never renewed by its policy; empty if it is."""
-        own = self._owns[row.token.id]
-        if any(place.required and place.reference == own.reference for place in places):
-            return ""
-        return (
-            "it is the credential rotator itself works with, and no required delivery writes exactly where its"
-            f" reference {own.reference} reads; renew it by hand, or let one do so"
-        )
+        """Return why a credential that rotator works with is not renewed by its policy; empty if it is, or is none."""
+        return unrenewable(row.token.id, self._owns, self._others, places)
 
 
 def skip(row: Candidate, why: Skip, message: str) -> Candidate:

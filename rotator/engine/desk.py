@@ -32,7 +32,7 @@ from rotator.model import (
     Token,
 )
 from rotator.planning import Candidate
-from rotator.ports import Clock, Emit, Follower, Journal, Provider, Sink, TokenRef, Veto, Write
+from rotator.ports import Clock, Emit, Follower, Journal, Others, Provider, Sink, TokenRef, Veto, Write
 from rotator.secret import Secret
 
 Answer = TypeVar("Answer")
@@ -81,6 +81,7 @@ class Desk:
         stop: Set to claim nothing more; what has begun is finished or journalled.
         veto: Asked before each rotation that a sweep or a person begins.
         reserved: What rotator itself lives on, and no delivery may overwrite.
+        others: Reads what the rest of the configuration works with now; none of that is ended from here.
     """
 
     provider: Provider
@@ -96,6 +97,7 @@ class Desk:
     breakers: dict[str, Breaker] = field(default_factory=dict)
     veto: Veto | None = None
     reserved: Reserved = field(default_factory=Reserved)
+    others: Callable[[], Others] = lambda: Others({})
 
     def breaker(self, sink: str) -> Breaker:
         """Return the sink's circuit breaker."""

@@ -131,7 +131,7 @@ def explained(desk: Desk, planned: Row, made: Plan) -> Explained:
         conditions(token, row.policy, believed, known.now),
         holds(row, believed, made, known.now),
         tuple(_spot(desk, place, remembered) for place in places),
-        problem or (placing.unrenewable(row, places) if row.own else ""),
+        problem or placing.unrenewable(row, places),
     )
 
 

@@ -13,12 +13,12 @@ from rotator.claims import claims
 from rotator.engine.beginning import begin, preflight
 from rotator.engine.deciding import Placing, known_now, surveyed
 from rotator.engine.desk import Desk, Result, ref_of, result_of
-from rotator.engine.retiring import end, revoke
+from rotator.engine.retiring import end, revoke, still_used
 from rotator.engine.rotation import AT_ONCE
 from rotator.engine.sweep import claimed, guarded, run
 from rotator.errors import ConfigError, RotatorError
 from rotator.events import EventName
-from rotator.model import Lineage, Outcome, Reason, Rotation, Skip, Strategy, Token
+from rotator.model import Lineage, Outcome, Reason, Retiring, Rotation, Skip, Strategy, Token
 from rotator.planning import Candidate, Decision, Plan, guard
 from rotator.secret import Secret
 from rotator.text import visible
@@ -192,16 +192,24 @@ def _leaked(desk: Desk, row: Candidate, asked: Asked, confirm: Callable[[str], b
     preflight(desk, row, places=False)
     revoke_first = asked.revoke_first or not _can_deliver(desk, row, confirm)
     if revoke_first:
-        for old in desk.lineage(row.token).retiring:
-            revoke(desk, old, "its secret leaked")
+        spared = [said for old in desk.lineage(row.token).retiring if (said := _revoked(desk, old))]
     rotation = _open(desk, row)
     if rotation is None:
         result = _begun(desk, row, revoke_first=revoke_first)
     else:
         result = _superseding(desk, row, rotation, asked, revoke_first=revoke_first)
-    for problem in () if revoke_first else _end_others(desk, row):
+    for problem in spared if revoke_first else _end_others(desk, row):
         result = replace(result, outcome=Outcome.UNSETTLED, message=f"{result.message} {problem}".strip())
     return result
+
+
+def _revoked(desk: Desk, old: Retiring) -> str:
+    """End an old member whose secret leaked, or return why it lives on: somebody would be locked out."""
+    used = still_used(desk, old)
+    if used:
+        return f"{old.token_id} lives on: {used}"
+    revoke(desk, old, "its secret leaked")
+    return ""
 
 
 def _superseding(desk: Desk, row: Candidate, rotation: Rotation, asked: Asked, *, revoke_first: bool) -> Result:

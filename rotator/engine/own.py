@@ -4,7 +4,7 @@ The only one is always renewed by overlap with itself: the old one ends only aft
 that authenticates. Of two, each is renewed through the other, one at a time.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -13,8 +13,8 @@ from rotator.claims import claims
 from rotator.engine.desk import Desk
 from rotator.errors import CredentialRejected, Forbidden, RotatorError, Temporary
 from rotator.events import Event, EventName
-from rotator.model import Lineage, Rotation, Scope
-from rotator.ports import OwnCredential, Provider, TokenRef
+from rotator.model import Lineage, Place, Rotation, Scope
+from rotator.ports import Others, OwnCredential, Provider, TokenRef
 from rotator.timing import stamp
 
 LOCK = "own credentials"  # held by whoever renews one of them
@@ -48,6 +48,33 @@ def renewing(desk: Desk, token_id: str) -> Iterator[Provider]:
                 f"our other credential does not work right now, so this one is kept: {error.message}"
             ) from None
         yield provider
+
+
+def unrenewable(token_id: str, owns: Mapping[str, OwnCredential], others: Others, places: Sequence[Place]) -> str:
+    """Return why to renew a token would lock out somebody who works with it; empty if it locks out nobody.
+
+    Args:
+        token_id: Of the token.
+        owns: The provider's own credentials by token id.
+        others: Who else works with which token.
+        places: Where the new secret would go.
+    """
+    written = {place.reference for place in places if place.required}
+    own = owns.get(token_id)
+    if own is not None and own.reference not in written:
+        return (
+            "it is the credential rotator itself works with, and no required delivery writes exactly where its"
+            f" reference {own.reference} reads; renew it by hand, or let one do so"
+        )
+    for holder in others.holders.get(token_id, ()):
+        is_theirs = own is None and holder.renews
+        if is_theirs or holder.reference not in written:
+            fix = f"let a policy of {holder.table} renew it" if is_theirs else "let a required delivery write there"
+            return (
+                f"it is the credential that {holder.table} works with, read from {holder.reference}: a new secret"
+                f" made here would lock that out; {fix}, or put another token there first"
+            )
+    return ""
 
 
 def recovering(desk: Desk, rotation: Rotation) -> Provider:

@@ -50,7 +50,7 @@ def _end(desk: Desk, lineage: Lineage, old: Retiring, places: Sequence[Place]) -
         current = provider.get(replace(ref_of(old), id=lineage.token_id))
     except NotFound:
         return promote(desk, lineage, old)
-    obstacle = _still_ours(provider, old) or _in_use(old, token, current, lineage, desk.clock.now())
+    obstacle = still_used(desk, old) or _in_use(old, token, current, lineage, desk.clock.now())
     if not obstacle:
         seen = look(desk, current, replace(lineage, fingerprint=""), places)  # tried at the API, whatever we remember
         lineage = replace(lineage, probes=(*lineage.probes, *seen.probed_at)[-PROBES:], missing_since=None)
@@ -141,11 +141,15 @@ def _named(provider: Provider, old: Retiring) -> Token | None:
     return token
 
 
-def _still_ours(provider: Provider, old: Retiring) -> str:
-    """Return why ending it could lock us out: on this machine our own reference may lag behind the one that settled."""
-    return (
-        "a reference of our own credential still yields it here" if old.token_id in provider.own_credentials() else ""
-    )
+def still_used(desk: Desk, old: Retiring) -> str:
+    """Return whom ending it could lock out: on this machine a reference may lag behind the one that settled."""
+    if old.token_id in desk.provider.own_credentials():
+        return "a reference of our own credential still yields it here"
+    others = desk.others()
+    holder = next(iter(others.holders.get(old.token_id, ())), None)
+    if holder is not None:
+        return f"{holder.table} works with it, read from {holder.reference}; put the new one there"
+    return f"it may be what others work with: {others.unread}" if others.unread else ""
 
 
 def _in_use(old: Retiring, token: Token, current: Token, lineage: Lineage, now: datetime) -> str:

@@ -24,11 +24,12 @@ from rotator.audit import verify
 from rotator.cli import by_hand as acting
 from rotator.cli.keeping import Reveal, ToFile, kept
 from rotator.engine.sweep import begin, plan
-from rotator.errors import Temporary
+from rotator.errors import ConfigError, Temporary
+from rotator.ports import Others
 from rotator.sandbox import Fault, Faults, SandboxConfig
-from rotator.sandbox.store import Record
+from rotator.sandbox.store import Draft, Record
 from rotator.secret import Secret
-from tests.lab import Lab, lab, write_config
+from tests.lab import Lab, lab, write_config, write_secret
 
 VERSIONS = ["v1", "v1beta1", "v1alpha1"]
 NESTED = "v1alpha1"
@@ -337,6 +338,34 @@ def test_our_own_credential_is_never_touched(bench: Lab, words: tuple[str, ...])
     assert (ran.returncode, posts(bench)) == (2, 0)
     assert "rotator would be locked out" in ran.stderr or "lock rotator out" in ran.stderr
     assert bench.sandbox.store.is_alive((bench.folder / "credential").read_text())
+
+
+@pytest.mark.parametrize("words", [("rotate", "--reveal"), ("delete",)])
+def test_the_credential_of_another_provider_is_never_touched(bench: Lab, words: tuple[str, ...]) -> None:
+    """Nor is what another table works with, with --force either: that would be locked out."""
+    store = bench.sandbox.store
+    other = store.create(Draft("other", "ORGANIZATION", store.organization_id, "ORGANIZATION_OWNER"), store.owner_id)
+    write_secret(bench.folder / "credential2", store.secret_of(other.id))
+    text = bench.config_path.read_text()
+    table = text[text.index("[providers.astro]") : text.index("[sinks.files]")]
+    text = text.replace("[policies.services]\n", '[policies.services]\nprovider = "astro"\n')
+    two = table.replace("providers.astro", "providers.two").replace("file:credential", "file:credential2")
+    bench.config_path.write_text(text + two)
+    ran = tokens(bench, words[0], other.id, *words[1:], "--yes", "--force", "--provider", "astro")
+    assert (ran.returncode, posts(bench)) == (2, 0)
+    assert "the credential that providers.two works with" in ran.stderr
+    assert store.is_alive((bench.folder / "credential2").read_text())
+
+
+def test_what_may_be_somebodys_credential_needs_force(bench: Lab) -> None:
+    """While what another table works with cannot be read, any token may be it: only a person can know better."""
+    made = stranger(bench)
+    with hands_of(bench) as hands:
+        unsure = replace(hands, others=lambda: Others({}, "the credential of providers.two cannot be read now"))
+        token = hands.provider.find(made, "", "")
+        with pytest.raises(ConfigError, match="may be what others work with: the credential of"):
+            acting.refuse(unsure, token, "delete", force=False)
+        acting.refuse(unsure, token, "delete", force=True)
 
 
 def a_folder(path: Path) -> None:
