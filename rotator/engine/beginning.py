@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from rotator.drift import fights
-from rotator.engine.deciding import refreshed
+from rotator.engine.deciding import Placing, refreshed
 from rotator.engine.desk import Desk, Result, ref_of, result_of
 from rotator.engine.healing import heal
 from rotator.engine.looking import owners_of
@@ -140,6 +140,9 @@ def _look_again(desk: Desk, row: Candidate, lineage: Lineage) -> Token | None:
         raise Permanent("its name, scope or organization changed between plan and rotation; it is planned anew")
     if lineage.open_state is not None:
         return None
+    switched = Placing(desk).switched(row, lineage)
+    if switched:
+        raise Permanent(f"{switched}; it is planned anew")
     if row.decision.due in BY_HAND:
         return token
     return token if refreshed(desk, row, token, lineage).due is not None else None

@@ -214,6 +214,14 @@ class Placing:
             return False
         return False
 
+    def switched(self, row: Candidate, lineage: Lineage) -> str:
+        """Return how a token came to be a credential that rotator works with, or ceased to, since it was placed."""
+        now = self._harmless(replace(row, own=row.token.id in self._owns), lineage)
+        if now.decision.due is None:
+            return now.decision.message
+        is_same = (now.own, now.strategy) == (row.own, row.strategy)
+        return "" if is_same else "the credentials that rotator works with changed between plan and rotation"
+
     def _harmless(self, row: Candidate, lineage: Lineage) -> Candidate:
         """A credential is renewed only where each reference to it will read the new value; our only one by overlap."""
         if not (row.own or row.mints):

@@ -20,7 +20,7 @@ from rotator.drift import Seen
 from rotator.engine.desk import Desk, Result, ref_of, ref_of_minted
 from rotator.engine.looking import look, taken_over
 from rotator.engine.minting import LATE_TWIN, MINTING, equip
-from rotator.engine.own import explained
+from rotator.engine.own import explained, unrenewable
 from rotator.engine.proof import Life, Suspect, Verdict, is_alive
 from rotator.errors import (
     AuditUnavailable,
@@ -159,6 +159,9 @@ class Attempt:
             RotatorError: Nothing was changed.
         """
         token = self.provider.get(ref_of(self.rotation))
+        endangered = self._endangered()
+        if endangered:
+            raise Permanent(endangered)
         if self.rotation.state is State.INTENDED:
             self._doubt("the process ended at the moment of the rotate call")
         self.rotation = replace(self.rotation, reason=reason)
@@ -209,7 +212,8 @@ class Attempt:
         self.credential_dead = isinstance(error, CredentialRejected) and explained(self.desk, error) is error
         if isinstance(error, Temporary) and self.refusals_now < REFUSALS_AT_ONCE and not self.desk.stop.is_set():
             self.desk.clock.sleep(error.retry_after or timedelta(seconds=1))
-            return self._intend_again(error.message)
+            if not self._endangered():  # the API may have asked for a long pause
+                return self._intend_again(error.message)
         if self.rotation.losses:  # an earlier POST of this rotation took effect: the sinks hold a dead value
             self._save(
                 State.LOST, EventName.ROTATION_REFUSED, step=Step.ROTATE, message=error.message, next_at=self._later()
@@ -302,7 +306,22 @@ class Attempt:
         self.rotation = replace(self.rotation, missing_since=None)
         if self._adopt(token):
             return False
+        endangered = self._endangered()
+        if endangered:
+            self._save(State.LOST, None, message=endangered, next_at=self._later())
+            return False
         return self._intend_again("the last secret was lost", observed=token.generation)
+
+    def _endangered(self) -> str:
+        """Return whom another secret would lock out: since it was planned, the token may have become a credential."""
+        if self.rotation.own or self.rotation.strategy is not Strategy.IN_PLACE:
+            return ""
+        try:
+            owns, others = self.desk.provider.own_credentials(), self.desk.others()
+        except RotatorError:
+            return ""  # it was nobody's when this began, and its consumers are cut off
+        places = [record.place for record in self.rotation.deliveries]
+        return unrenewable(self.rotation.token_id, owns, others, places)
 
     def _adopt(self, token: Token) -> bool:
         """End a lost rotation where nothing is lost: somebody else rotated meanwhile and has updated every sink."""

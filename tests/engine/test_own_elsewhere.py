@@ -1,4 +1,4 @@
-"""What one table of the configuration works with is ended by no other."""
+"""What one table of the configuration works with is ended by no other, nor what became a credential since the plan."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,11 +11,12 @@ from rotator.engine.manual import Asked, named, rotate
 from rotator.engine.sweep import Report, sweep
 from rotator.model import Outcome, Skip
 from rotator.planning import Candidate, Plan, Row
+from rotator.sandbox import Fault
 from rotator.sandbox.store import Draft, Record
-from tests.engine.test_own import holder, jump, owning
+from tests.engine.test_own import holder, jump, owning, second
 from tests.engine.test_own_in_vault import put
 from tests.engine.test_own_store_down import DOWN, VAULT
-from tests.lab import Lab, lab, write_secret
+from tests.lab import JumpingClock, Lab, lab, write_secret
 from tests.servers.vault import Faults, Vault, serving
 
 
@@ -145,6 +146,79 @@ def test_an_old_one_is_not_ended_while_another_table_works_with_it(tmp_path: Pat
         jump(bench)
         swept(bench)
         assert old not in bench.sandbox.store.tokens
+
+
+@pytest.mark.parametrize("path", ["credential", "credential2"])
+def test_what_becomes_a_credential_after_the_plan_is_left_alone(tmp_path: Path, path: str) -> None:
+    """A person puts a due token where we, or another table, read the credential: it is not rotated like any other."""
+    with lab(tmp_path) as bench:
+        new = owner(bench, "svc-new-rotator")
+        use(bench, "credential2", owner(bench, "other").id)
+        two_providers(bench)
+        results = {r.token_id: r for r in swept(bench, lambda: use(bench, path, new.id)).results}
+        assert "planned anew" in results[new.id].message
+        assert (holder(bench, path), bench.sandbox.store.posts(new.id)) == (new.id, 0)
+        assert {r.outcome for r in results.values() if r.token_id != new.id} == {Outcome.SETTLED}
+        assert left_alone(bench, new.id)
+
+
+def test_of_two_the_last_one_is_not_rotated_in_place(tmp_path: Path) -> None:
+    """Between plan and turn both references come to hold the same token: it is the only one now."""
+    with lab(tmp_path) as bench:
+        first, other = bench.sandbox.store.owner_id, second(bench)
+        owning(bench, path="{token_id}")
+        swept(bench, lambda: use(bench, other, first))
+        assert holder(bench, first) == holder(bench, other) == first
+        assert bench.sandbox.store.posts(first) == 0
+
+
+def test_one_that_is_ours_no_more_is_planned_anew(tmp_path: Path) -> None:
+    """Between plan and turn a person puts another token there: the old one is not renewed as if it were ours."""
+    with lab(tmp_path) as bench:
+        old, new = bench.sandbox.store.owner_id, owner(bench, "other")
+        owning(bench)
+        before = len(bench.sandbox.store.tokens)
+        swept(bench, lambda: use(bench, "credential", new.id))
+        assert (holder(bench), len(bench.sandbox.store.tokens)) == (new.id, before)
+        assert old in bench.sandbox.store.tokens
+
+
+def test_a_lost_secret_is_not_asked_for_again_once_it_is_our_credential(tmp_path: Path) -> None:
+    """Somebody rotated the token by hand and gave it to us: another rotation would end what we work with."""
+    with lab(tmp_path) as bench:
+        token = owner(bench, "svc-new-rotator")
+        store, old = bench.sandbox.store, bench.sandbox.credential
+        for _ in range(3):
+            bench.sandbox.script("rotate", Fault.RESET_AFTER, token.id)
+        bench.sweep()
+        posts = store.posts(token.id)
+        store.rotate(token.id, store.owner_id)
+        use(bench, "credential", token.id)
+        jump(bench, timedelta(hours=1))
+        [result] = [r for r in bench.sweep().results if r.token_id == token.id]
+        assert (result.outcome, store.posts(token.id)) == (Outcome.UNSETTLED, posts)
+        assert holder(bench) == token.id
+        write_secret(bench.folder / "credential", old)
+        jump(bench, timedelta(hours=7))
+        bench.sweep()
+        assert store.authenticates_as(bench.delivered(token.id) or "") == token.id
+
+
+def test_nor_is_it_asked_for_again_after_a_pause_of_the_api(tmp_path: Path) -> None:
+    """The API refuses the call for a while, and meanwhile the token becomes our credential."""
+    with lab(tmp_path) as bench:
+        token = owner(bench, "svc-new-rotator")
+
+        class Switching(JumpingClock):
+            def sleep(self, duration: timedelta) -> None:
+                use(bench, "credential", token.id)
+                super().sleep(duration)
+
+        bench.clock = Switching()
+        bench.sandbox.script("rotate", Fault.THROTTLE_BARE, token.id)
+        [result] = [r for r in bench.sweep().results if r.token_id == token.id]
+        assert (result.outcome, bench.sandbox.store.rotations(token.id)) == (Outcome.FAILED, 0)
+        assert holder(bench) == token.id
 
 
 def test_a_leak_does_not_end_what_another_table_works_with(tmp_path: Path) -> None:
