@@ -36,6 +36,7 @@ from rotator.providers.astro.provider import AstroProvider, AstroSettings
 from rotator.stores import Stores
 
 DAEMON = "run"  # the actor of `rotator run`
+ASTRO_SINK = "astro_environment"  # the type of sink that works with an Astro token itself
 if TYPE_CHECKING:
     from rotator.notify.hooks import Hook
 
@@ -305,6 +306,12 @@ def _held(config: Config, stores: Stores) -> Iterator[Held]:
     for name, table in config.providers.items():
         for own in (_credential(text, stores) for text in table.credential):
             yield Held(Holder(f"providers.{name}", own.reference, renews=True), table.organization_id, own)
+    for name, sink in config.sinks.items():
+        if sink.kind == ASTRO_SINK:
+            options = sink.options.model_dump()
+            reference = Reference.parse(options["credential"])
+            own = OwnCredential(reference.absolute(config.folder), partial(reference.read, config.folder))
+            yield Held(Holder(f"sinks.{name}", own.reference, renews=False), options["organization_id"], own)
 
 
 def _credential(text: str, stores: Stores) -> OwnCredential:

@@ -19,6 +19,14 @@ from tests.engine.test_own_store_down import DOWN, VAULT
 from tests.lab import JumpingClock, Lab, lab, write_secret
 from tests.servers.vault import Faults, Vault, serving
 
+SINK = """
+[sinks.env]
+type = "astro_environment"
+organization_id = "{organization}"
+credential = "file:sink-credential"
+base_url = "{url}"
+"""
+
 
 def owner(bench: Lab, name: str, days: int = 200) -> Record:
     """Make a token that rotator could work with and that is due."""
@@ -146,6 +154,21 @@ def test_an_old_one_is_not_ended_while_another_table_works_with_it(tmp_path: Pat
         jump(bench)
         swept(bench)
         assert old not in bench.sandbox.store.tokens
+
+
+@pytest.mark.parametrize("is_home", [False, True])
+def test_the_credential_of_a_sink_is_renewed_only_where_the_sink_reads_it(tmp_path: Path, is_home: bool) -> None:
+    """A policy that delivers elsewhere leaves it alone; one that delivers to the sink's reference renews it."""
+    with lab(tmp_path) as bench:
+        sinks = owner(bench, "writer")
+        use(bench, "sink-credential", sinks.id)
+        table = SINK.format(organization=bench.sandbox.organization_id, url=bench.sandbox.url)
+        bench.config_path.write_text(bench.config_path.read_text() + table)
+        owning(bench, names="writer", path="sink-credential" if is_home else "elsewhere")
+        assert ("sinks.env works with" in left_alone(bench, sinks.id)) != is_home
+        swept(bench)
+        assert holder(bench, "sink-credential") == sinks.id
+        assert bench.sandbox.store.rotations(sinks.id) == is_home
 
 
 @pytest.mark.parametrize("path", ["credential", "credential2"])
