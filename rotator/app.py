@@ -19,7 +19,7 @@ from rotator.config import Config
 from rotator.credentials import STORED, Reference
 from rotator.elsewhere import Elsewhere, Held
 from rotator.engine.desk import Desk, Settings, note
-from rotator.engine.reserved import Reserved, names
+from rotator.engine.reserved import Reserved, spots_of
 from rotator.engine.standing import Standing, unlisted
 from rotator.errors import ConfigError, Permanent, Problem, Temporary
 from rotator.events import Event, EventName
@@ -259,7 +259,7 @@ def unusable_endpoints(config: Config) -> list[Problem]:
 
 def reserved(config: Config, stores: Stores) -> Reserved:
     """Return what rotator itself lives on; nothing is read yet."""
-    files = frozenset(name for path in config.own_files for name in names(path))
+    files = frozenset(spot for path in config.own_files for spot in spots_of(path))
     references = [Reference.parse(text) for table in config.providers.values() for text in table.credential]
     credentials = [OwnCredential(r.absolute(config.state_dir), partial(stores.read, r)) for r in references]
     return Reserved(files, config.audit_path, credentials)

@@ -5,12 +5,14 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rotator.model import Place
 from rotator.ports import OwnCredential
+
+Spot = tuple[int, int, str]  # device and number of a folder and a name in it; or of a file, and no name
 
 _FILE = "file:"
 
@@ -20,61 +22,63 @@ class Reserved:
     """What belongs to rotator itself.
 
     Attributes:
-        files: Every name of its own files, as `names` gives them.
+        files: What its own files are known by, see `spots_of`.
         audit: The audit file, so that also what log rotation makes of it is known; None for a stream.
         credentials: Of every provider, each with its reference as a sink would say it of its place.
     """
 
-    files: frozenset[str] = frozenset()
+    files: frozenset[Spot] = frozenset()
     audit: Path | None = None
     credentials: Sequence[OwnCredential] = ()
 
     def has(self, place: Place) -> bool:
-        """Whether a delivery would write to a file of ours."""
-        return any(self._has(path) for path in _paths(place))
+        """Whether a delivery would write to a file of ours, or into a folder of ours."""
+        path = _file_of(place)
+        return path != "" and self._has(path)
 
     def has_file(self, path: Path) -> bool:
         """Whether a file is ours, or a credential of ours is read from it."""
-        spots = names(path) | _inode(path)
-        return any(self._has(name) for name in names(path)) or any(_reads(own, spots) for own in self.credentials)
+        spots = spots_of(path)
+        return self._has(path) or any(_reads(own, spots) for own in self.credentials)
 
     def read_at(self, place: Place) -> list[OwnCredential]:
         """Return our credentials that are read from where a delivery would write."""
-        said = _references(place)
-        spots = _paths(place).union(*(_inode(path) for path in _named(place)))
-        return [own for own in self.credentials if own.reference in said or _reads(own, spots)]
+        said, path = _references(place), _file_of(place)
+        spots = spots_of(path) if path else frozenset()
+        return [own for own in self.credentials if own.reference in said or (spots and _reads(own, spots))]
 
-    def _has(self, path: str) -> bool:
-        if _is_under(path, self.files):
+    def _has(self, path: str | Path) -> bool:
+        spots = spots_of(path)
+        around = {(device, number, "") for device, number, _ in spots}
+        if not self.files.isdisjoint(spots | around):
             return True
         return self.audit is not None and _is_rotated(path, self.audit)
 
 
-def names(path: str | Path) -> frozenset[str]:
-    """Return what a file is called once links are followed; of one that is a link itself, also what that is called."""
+def spots_of(path: str | Path) -> frozenset[Spot]:
+    """Return what a file is known by, whatever links and mounts lead to it: its name in its folder, and itself."""
     folder, name = os.path.split(os.path.abspath(path))
-    text = os.path.join(os.path.realpath(folder), name)
-    return frozenset({text, os.path.realpath(text)} if os.path.islink(text) else {text})
+    found = set()
+    for named, status in ((name, _status(folder)), ("", _status(path))):
+        if status is not None:
+            found.add((status.st_dev, status.st_ino, named))
+    return frozenset(found)
 
 
-def _inode(path: str | Path) -> frozenset[str]:
-    """Return the file's number, for a mount may give it another name that no link shows."""
+def _status(path: str | Path) -> os.stat_result | None:
     try:
-        status = os.stat(path)
+        return os.stat(path)
     except OSError:
-        return frozenset()
-    return frozenset({f"{status.st_dev}:{status.st_ino}"})
+        return None
 
 
-def _paths(place: Place) -> frozenset[str]:
-    """Return the files of this machine that a place writes to, perhaps with `#key` behind them."""
-    parts = place.parts if place.store == "file" else ()
-    return frozenset(parts).union(*(names(path) for path in _named(place)))
-
-
-def _named(place: Place) -> set[str]:
-    said = {place.location} if place.store == "file" else set()
-    return said | {place.reference.removeprefix(_FILE)} if place.reference.startswith(_FILE) else said
+def _file_of(place: Place) -> str:
+    """Return the file of this machine that a place writes to, empty if it writes to none."""
+    if place.reference.startswith(_FILE):
+        return place.reference.removeprefix(_FILE)
+    if place.store != "file":
+        return ""
+    return place.location.rpartition("#")[0] or place.location
 
 
 def _references(place: Place) -> set[str]:
@@ -83,23 +87,15 @@ def _references(place: Place) -> set[str]:
     return {place.reference, *(f"{base}#{part.partition('#')[2]}" for part in place.parts if hash_)} - {""}
 
 
-def _reads(own: OwnCredential, spots: Iterable[str]) -> bool:
-    if not own.reference.startswith(_FILE):
-        return False
-    path = own.reference.removeprefix(_FILE)
-    ours = names(path) | _inode(path)
-    return any(_is_under(spot, ours) for spot in spots)
+def _reads(own: OwnCredential, spots: frozenset[Spot]) -> bool:
+    return own.reference.startswith(_FILE) and not spots.isdisjoint(spots_of(own.reference.removeprefix(_FILE)))
 
 
-def _is_under(path: str, ours: Iterable[str]) -> bool:
-    """Whether a path is one of ours, a key in it, or in a folder that is."""
-    return any(path == one or path.startswith((f"{one}#", f"{one}/")) for one in ours)
-
-
-def _is_rotated(path: str, audit: Path) -> bool:
+def _is_rotated(path: str | Path, audit: Path) -> bool:
     """Whether log rotation names a file so: `audit.jsonl.1`, `audit-20260101.jsonl`, `audit.jsonl.2.gz`, …."""
-    folder, _, name = path.partition("#")[0].rpartition("/")
+    folder, name = os.path.split(os.path.abspath(path))
     stem, suffix = re.escape(audit.stem), re.escape(audit.suffix)
     number = r"([.-]\d[\dT._:-]*)?"
     is_named = re.fullmatch(rf"{stem}{number}{suffix}{number}(\.(gz|bz2|xz|zst|lz4))?", name) is not None
-    return is_named and folder == os.path.realpath(audit.parent)
+    ours, theirs = (_status(one) for one in (audit.parent, folder)) if is_named else (None, None)
+    return ours is not None and theirs is not None and os.path.samestat(ours, theirs)

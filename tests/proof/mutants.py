@@ -168,13 +168,6 @@ MUTANTS: Sequence[Mutant] = (
         ("rotation in place",),
     ),
     Mutant(
-        "a rotation that somebody alive holds is claimed",
-        "journal/sqlite.py",
-        "if row is None or (row[0] and self._is_at_work(row[0])):",
-        "if row is None:",
-        ("rotation in place",),
-    ),
-    Mutant(
         "adopted without authenticating",
         "engine/looking.py",
         "    if verdict.life is Life.ALIVE:\n",
