@@ -4,8 +4,9 @@ Reads only, but for what a look has learnt, which is journalled where the desk m
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from rotator.engine.desk import Desk
 from rotator.engine.looking import looked, owners_of
@@ -133,10 +134,6 @@ class Placing:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        opened = desk.journal.open_rotations(desk.provider.name)  # of an older version these own nothing in the journal
-        self._taken: dict[tuple[str, str], str] = {}
-        for rotation in opened:
-            self._take(rotation.claims, rotation.lineage)
         self._owns: Mapping[str, OwnCredential] = desk.provider.own_credentials()
         self._others = desk.others()
 
@@ -152,16 +149,14 @@ class Placing:
             return skip(row, Skip.BAD_PATH, problem)
         row = self._harmless(replace(row, places=places), lineage)
         if row.decision.due is not None:
-            self._take([claim for place in places for claim in place.claims], lineage.id)
+            self._taken.update((claim, lineage.id) for place in places for claim in _reach(place.claims))
         return row
 
-    def _take(self, claims: Sequence[tuple[str, str]], root: str) -> None:
-        """Note whose places these are; `file#` is nobody's, and says that somebody has keys in that file."""
-        for home, part in claims:
-            self._taken[home, part] = root
-            whole, mark, _ = part.rpartition("#")
-            if mark:
-                self._taken[home, whole + mark] = root
+    @cached_property
+    def _taken(self) -> dict[tuple[str, str], str]:
+        """Who takes which place in this plan; what an older version opened owns nothing in the journal."""
+        opened = self._desk.journal.open_rotations(self._desk.provider.name)
+        return {claim: rotation.lineage for rotation in opened for claim in _reach(rotation.claims)}
 
     def _near(self, spots: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
         """Return who takes these places in this plan, the wholes that they are keys of, or keys of them."""
@@ -237,6 +232,15 @@ class Placing:
     def unrenewable(self, row: Candidate, places: Sequence[Place]) -> str:
         """Return why a credential that rotator works with is not renewed by its policy; empty if it is, or is none."""
         return unrenewable(row.token.id, self._owns, self._others, places)
+
+
+def _reach(claims: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield claims, and for each key `file#`, which is no place: it says that somebody has keys in that file."""
+    for home, part in claims:
+        yield home, part
+        whole, mark, _ = part.rpartition("#")
+        if mark:
+            yield home, whole + mark
 
 
 def skip(row: Candidate, why: Skip, message: str) -> Candidate:

@@ -184,7 +184,7 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         "our own credential is ended while a reference yields it",
         "engine/retiring.py",
-        "    obstacle = _still_ours(provider, old) or _in_use(",
+        "    obstacle = still_used(desk, old) or _in_use(",
         "    obstacle = _in_use(",
         ("our only credential", "our old credential ends"),
     ),
@@ -226,8 +226,8 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         "our only credential is rotated in place",
         "engine/deciding.py",
-        "        return replace(row, strategy=Strategy.OVERLAP if only else row.strategy)\n",
-        "        return row\n",
+        "        is_only = row.own and len(self._owns) == 1\n",
+        "        is_only = False\n",
         ("our only credential",),
     ),
 )
