@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TypedDict, TypeVar, Unpack
@@ -13,7 +13,7 @@ import msgspec
 from rotator.claims import claims
 from rotator.engine.breaker import Breaker
 from rotator.engine.reserved import Reserved
-from rotator.errors import Kind, Permanent, RotatorError, Temporary, kind_of
+from rotator.errors import CredentialRejected, Kind, Permanent, RotatorError, Temporary, kind_of
 from rotator.events import Event, EventName
 from rotator.model import (
     Delivery,
@@ -27,15 +27,18 @@ from rotator.model import (
     Receipt,
     Retiring,
     Rotation,
+    Scope,
     Step,
     Strategy,
     Token,
 )
 from rotator.planning import Candidate
-from rotator.ports import Clock, Emit, Follower, Journal, Others, Provider, Sink, TokenRef, Veto, Write
+from rotator.ports import Clock, Emit, Follower, Journal, Others, OwnCredential, Provider, Sink, TokenRef, Veto, Write
 from rotator.secret import Secret
 
 Answer = TypeVar("Answer")
+
+_ACCEPTED_AFTER = timedelta(minutes=10)  # the API may reject a secret that was just made
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,9 @@ class Desk:
     def refuse_reserved(self, place: Place, token_id: str, lineage_id: str) -> None:
         """Refuse a place that rotator itself lives on, but where this very token is the credential that is read there.
 
+        What stands there may be overwritten if the API rejects it; and where this token settled before, also a copy of
+        what another reference of ours yields.
+
         Raises:
             Permanent: It may not be written.
             ConfigError, Temporary: It is where a credential of ours is read, and cannot be read now.
@@ -157,18 +163,40 @@ class Desk:
         if self.reserved.has(place):
             raise Permanent(f"{where} is a file that rotator itself needs; give the token a place of its own")
         for own in self.reserved.read_at(place):
-            said = claims(own.read())
+            there = own.read()
+            said = claims(there)
             held = said.token_id if said is not None else ""
-            if held != token_id and not self._is_of(held, lineage_id):
+            if held in (token_id, *self._members(lineage_id)):
+                continue
+            is_home = (self.provider.name, lineage_id) in self.journal.place_owners(place.claims).values()
+            if not (is_home and self._is_copy(own, there)) and self._may_live(there):
                 raise Permanent(
                     f"{where} is where {own.reference} reads a credential that rotator itself works with, and that is"
                     f" not this token but {held or 'an unknown one'}; give this one another place, or delete it if it"
                     " was replaced"
                 )
 
-    def _is_of(self, token_id: str, lineage_id: str) -> bool:
-        known = self.journal.lineages(self.provider.name, [token_id]).get(token_id)
-        return known is not None and known.id == lineage_id
+    def _members(self, lineage_id: str) -> Sequence[str]:
+        known = self.journal.lineages(self.provider.name, [lineage_id]).get(lineage_id)
+        return (lineage_id, *known.members) if known is not None else ()
+
+    def _is_copy(self, own: OwnCredential, there: Secret) -> bool:
+        for other in self.reserved.credentials:
+            with suppress(RotatorError):
+                if other.reference != own.reference and other.read() == there:
+                    return True
+        return False
+
+    def _may_live(self, there: Secret) -> bool:
+        said = claims(there)
+        is_new = said is not None and said.issued_at is not None and self.clock.now() < said.issued_at + _ACCEPTED_AFTER
+        try:
+            self.provider.authenticate(TokenRef(said.token_id if said else "unknown", Scope.ORGANIZATION), there)
+        except CredentialRejected:
+            return is_new
+        except RotatorError:
+            return True
+        return True
 
     def deliver(self, place: Place, mint: Mint) -> Receipt:
         """See `ports.Sink`; whatever was thought when it was planned, nothing of our own is overwritten."""

@@ -54,7 +54,7 @@ from rotator.model import (
     Watch,
 )
 from rotator.planning import LONGEST_BACKOFF
-from rotator.ports import Provider, Write
+from rotator.ports import Others, Provider, Write
 from rotator.secret import Secret
 
 MOST_POSTS = 6  # of one rotation, over all sweeps; then a person must look
@@ -320,8 +320,10 @@ class Attempt:
             owns, others = self.desk.provider.own_credentials(), self.desk.others()
         except RotatorError:
             return ""  # it was nobody's when this began, and its consumers are cut off
-        places = [record.place for record in self.rotation.deliveries]
-        return unrenewable(self.rotation.token_id, owns, others, places)
+        token_id, places = self.rotation.token_id, [record.place for record in self.rotation.deliveries]
+        # begun it goes on, whoever else could renew it, if the new secret reaches them
+        holders = tuple(replace(holder, renews=False) for holder in others.holders.get(token_id, ()))
+        return unrenewable(token_id, owns, Others({token_id: holders}), places)
 
     def _adopt(self, token: Token) -> bool:
         """End a lost rotation where nothing is lost: somebody else rotated meanwhile and has updated every sink."""

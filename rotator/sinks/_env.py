@@ -35,6 +35,11 @@ def problem(content: bytes) -> str:
     for found in _STATEMENT.finditer(content):
         if (found["bare"] or b"").startswith((b'"', b"'")):
             return f"the value of {found['key'].decode()} opens a quote that nothing closes"
+    return ""
+
+
+def foreign(content: bytes) -> str:
+    """Return why a file is no env file, to which no line may be added; empty if it is one."""
     rest = _STATEMENT.sub(lambda found: b"\n" * found[0].count(b"\n"), content.removeprefix(_BYTE_ORDER_MARK))
     is_set = holds_keys(content)
     for number, line in enumerate(map(bytes.strip, rest.split(b"\n")), start=1):

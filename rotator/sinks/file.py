@@ -260,6 +260,8 @@ def _refuse_unmergeable(target: _Target, existing: _folder.Existing | None) -> N
         return
     if target.format in _KEYED:
         reason = _KEYED[target.format].problem(existing.content)
+        if target.format == "env" and not any(_env.value(existing.content, key) is not None for key in target.fields):
+            reason = reason or _env.foreign(existing.content)  # a line that is there already is only replaced
         if reason:
             raise Permanent(f"{reason}, so other content could be lost; repair or remove the file, or name another")
     elif kind := keyed_kind(existing.content):

@@ -227,6 +227,22 @@ def test_a_lost_secret_is_not_asked_for_again_once_it_is_our_credential(tmp_path
         assert store.authenticates_as(bench.delivered(token.id) or "") == token.id
 
 
+def test_what_is_lost_is_made_again_where_it_reaches_who_works_with_it(tmp_path: Path) -> None:
+    """They are cut off already, and nobody but this rotation can mend it."""
+    with lab(tmp_path) as bench:
+        token_id = bench.due_ids()[0]
+        (tmp_path / "secrets").mkdir(mode=0o700)
+        use(bench, f"secrets/{token_id}", token_id)
+        for _ in range(3):
+            bench.sandbox.script("rotate", Fault.RESET_AFTER, token_id)
+        bench.sweep()
+        assert not bench.sandbox.store.is_alive(bench.delivered(token_id) or "")
+        two_providers(bench, f"file:secrets/{token_id}")
+        jump(bench, timedelta(hours=7))
+        bench.sweep()
+        assert bench.sandbox.store.authenticates_as(bench.delivered(token_id) or "") == token_id
+
+
 def test_nor_is_it_asked_for_again_after_a_pause_of_the_api(tmp_path: Path) -> None:
     """The API refuses the call for a while, and meanwhile the token becomes our credential."""
     with lab(tmp_path) as bench:

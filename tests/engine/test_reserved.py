@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rotator.engine.sweep import sweep
+from rotator.errors import Temporary
 from rotator.events import EventName
 from rotator.model import Outcome, Skip
 from rotator.sandbox.store import Draft, Record
@@ -161,6 +162,22 @@ def test_a_credential_that_is_replaced_before_the_delivery_is_kept(bench: Lab) -
     jump(bench, timedelta(minutes=3))
     assert {result.outcome for result in bench.sweep().results} == {Outcome.SETTLED}
     assert holder(bench) not in (None, other.id, store.owner_id)
+
+
+def test_what_is_dead_there_gives_way_to_the_new_secret(bench: Lab) -> None:
+    """A backup or a slip of a hand put something there that no longer works: nothing that lives is lost."""
+    owning(bench)
+    file = bench.folder / "credential"
+
+    def down(*_: object) -> None:
+        raise Temporary("down")
+
+    with spoilt(bench, sink={"deliver": down}) as (_, desk):
+        assert {r.outcome for r in sweep(desk, desk.policies, None, lambda _: True).results} == {Outcome.UNSETTLED}
+    write_secret(file, "a note of somebody's")
+    jump(bench, timedelta(minutes=30))
+    assert Outcome.SETTLED in {result.outcome for result in bench.sweep().results}
+    assert holder(bench) not in (None, bench.sandbox.store.owner_id)
 
 
 def test_a_credential_that_lies_in_two_places_is_renewed_in_both(bench: Lab) -> None:

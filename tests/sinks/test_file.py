@@ -648,7 +648,17 @@ def test_a_file_that_is_no_env_file_gets_no_line(tmp_path: Path, content: str) -
 )
 def test_what_readers_of_env_files_know_stays_welcome(content: str) -> None:
     """Comments, exports, names that Docker passes on, names that only some know, values over several lines."""
-    assert not _env.problem(content.encode())
+    assert not _env.foreign(content.encode())
+
+
+def test_a_script_that_sets_the_key_already_gets_the_new_value(tmp_path: Path) -> None:
+    """A line is only replaced, so nothing can be broken that was not the key's before."""
+    sink = build(tmp_path)
+    place = place_of(sink, path="x", format="env", fields={"TOKEN": "{secret}"})
+    (tmp_path / "x").write_text("set -a\n. ./other\nTOKEN=old\nset +a\n")
+    sink.preflight(place)
+    sink.deliver(place, mint())
+    assert (tmp_path / "x").read_text() == f"set -a\n. ./other\nTOKEN={CANARY}\nset +a\n"
 
 
 # JSON files
