@@ -116,7 +116,7 @@ class Prometheus:
     def value(self, expr: str) -> float | None:
         """Return the value of the only sample of a query; None if there is none."""
         found = self.query(expr)
-        assert len(found) <= 1, f"{expr} is {len(found)} series"
+        assert len(found) <= 1, f"{expr} is {[one['metric'] for one in found]}"
         return float(found[0]["value"][1]) if found else None
 
     def targets(self) -> list[dict[str, Any]]:
