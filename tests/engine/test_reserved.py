@@ -180,6 +180,29 @@ def test_what_is_dead_there_gives_way_to_the_new_secret(bench: Lab) -> None:
     assert holder(bench) not in (None, bench.sandbox.store.owner_id)
 
 
+def test_what_was_made_a_moment_ago_is_not_taken_for_dead(bench: Lab) -> None:
+    """The API may reject a secret that is new; it gives way only once it could have been accepted."""
+    owning(bench)
+    store, file = bench.sandbox.store, bench.folder / "credential"
+
+    def down(*_: object) -> None:
+        raise Temporary("down")
+
+    with spoilt(bench, sink={"deliver": down}) as (_, desk):
+        sweep(desk, desk.policies, None, lambda _: True)
+    made = store.create(Draft("new", "ORGANIZATION", store.organization_id, "ORGANIZATION_OWNER"), store.owner_id)
+    rejected = store.secret_of(made.id)
+    store.rotate(made.id, store.owner_id)
+    write_secret(file, rejected)
+    jump(bench, timedelta(minutes=5))
+    with pytest.raises(Temporary, match="not accepted yet"):
+        bench.sweep()
+    assert file.read_text() == rejected
+    jump(bench, timedelta(minutes=30))
+    bench.sweep()
+    assert holder(bench) not in (None, made.id, store.owner_id)
+
+
 def test_a_credential_that_lies_in_two_places_is_renewed_in_both(bench: Lab) -> None:
     """Two references to copies of one token: either place holds this very token."""
     write_secret(bench.folder / "copy", (bench.folder / "credential").read_text())
